@@ -3,7 +3,8 @@
 PushdError
 ├── RequestRefused          a request is answered with an HTTP status and one line
 │   ├── BadRequest          it cannot be carried out as it stands
-│   ├── Denied              its token does not permit it
+│   ├── Denied              it is not permitted
+│   │   └── NotPermitted    the authorizer does not permit it
 │   └── HandshakeRefused    it is not a valid WebSocket handshake
 ├── BadToken                a token that cannot be trusted
 ├── Unavailable             the broker cannot be reached, or refuses
@@ -77,11 +78,41 @@ class Denied(RequestRefused):
     """A request is not permitted.
 
     :param error: the error code of RFC 6750 §3.1; empty if the request had no token at all.
+    :param where: the part of the request that decides: ``token`` or ``topic``.
+    :param help: which option or document helps, for the log.
     """
 
-    def __init__(self, status: int, reason: str, error: str = "") -> None:
-        super().__init__(status, reason, "see docs/tokens.md")
+    def __init__(
+        self,
+        status: int,
+        reason: str,
+        error: str = "",
+        *,
+        where: str = "token",
+        help: str = "see docs/tokens.md",
+    ) -> None:
+        super().__init__(status, reason, help)
         self.error = error
+        self.where = where
+
+
+class NotPermitted(Denied):
+    """An authorizer does not permit what a client asks for; it raises or returns this.
+
+    :param reason: one line for the client.
+    :param status: 401 if the client should log in first, otherwise 403.
+    :param cache: seconds for which the answer holds for the same client, action and topic.
+
+    Raises ValueError for another status.
+    """
+
+    def __init__(
+        self, reason: str = "not permitted", *, status: int = 403, cache: float = 0
+    ) -> None:
+        if status not in (401, 403):
+            raise ValueError(f"status must be 401 or 403; got {status}")
+        super().__init__(status, reason, where="topic", help="by the authorizer")
+        self.cache = cache
 
 
 class HandshakeRefused(RequestRefused):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import json
 import re
@@ -19,6 +20,7 @@ from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
 from django import urls
+from django.contrib.auth import get_user_model
 from django.core.handlers.wsgi import WSGIHandler
 from django.db.models.signals import post_save
 from django.test import override_settings
@@ -37,6 +39,7 @@ from pushd.views.threads import BlockingWebSocket
 from tests.support import django_site
 from tests.support.fake_network import FakeNetwork
 from tests.support.keyring import secret_keys, token
+from tests.support.loopback import Loopback
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.md")]
@@ -439,6 +442,27 @@ class SecurityTests(SynchronousTestCase):
         self.assertIn(f"\n    Content-Security-Policy: {DEFAULT_CSP}\n", read("docs/security.md"))
 
 
+class AuthorizerTests(SynchronousTestCase):
+    """Blocks of docs/authorizer.md."""
+
+    @runs("docs/authorizer.md: Authorizer")
+    def test_may(self, names: Names) -> None:
+        """Users subscribe to their own topic and to those of all, and to no other."""
+        with Daemon({}, authorize=names["may"]) as daemon:
+
+            def status(topic: str, cookie: str = "", method: str = "GET") -> int:
+                path = f"/topics/{topic}?wait=0" if method == "GET" else f"/topics/{topic}"
+                answer = daemon.request(method, path, {"Cookie": cookie})
+                assert answer is not None
+                return answer.status
+
+            self.assertEqual(status("news"), 401)
+            self.assertEqual(status("news", "session=7f3a"), 200)
+            self.assertEqual(status("users/ann", "session=7f3a"), 200)
+            self.assertEqual(status("users/bob", "session=7f3a"), 403)
+            self.assertEqual(status("news", "session=7f3a", "POST"), 403)
+
+
 class TokensTests(SynchronousTestCase):
     """Blocks of docs/tokens.md."""
 
@@ -483,6 +507,38 @@ class CommandTests(SynchronousTestCase):
         assert said is not None
         self.assertEqual(json.loads(said.body)["history"], 1)
         self.assertIs(names["publish"], publish)
+
+
+class ClientTests(SynchronousTestCase):
+    """Blocks of docs/clients.md."""
+
+    def setUp(self) -> None:
+        """Start a daemon."""
+        self.daemon = Daemon({})
+        self.addCleanup(self.daemon.stop)
+
+    @runs("docs/clients.md: Anywhere")
+    def test_anywhere(self, names: Names) -> None:
+        """A function publishes."""
+        names["order_paid"](66)
+        self.assertEqual(self.daemon.last_id("orders/66")[-2:], ":1")
+
+    @runs("docs/clients.md: A page that misses nothing")
+    def test_page(self, names: Names) -> None:
+        """A page has the id that the next publication follows."""
+        said = names["order_page"](66, lambda order: f"<p>{order}</p>")
+        last = self.daemon.last_id("orders/66")
+        self.assertEqual(said, f'<script>var after = "{last}"</script><p>66</p>')
+
+    @runs("docs/clients.md: asyncio")
+    def test_asyncio(self, names: Names) -> None:
+        """An asyncio program publishes, and gets what it has published."""
+
+        async def run() -> Any:
+            async with asyncio.timeout(30), Loopback(self.daemon) as loopback:
+                return await names["count_orders"](loopback.url, loopback.control)
+
+        self.assertEqual(asyncio.run(run()), [("paid", {"order": 66}), (None, "67")])
 
 
 class FromDwebsocketTests(SynchronousTestCase):
@@ -571,6 +627,33 @@ class DjangoTests(SynchronousTestCase):
         browser.close()
         self.assertEqual(browser.closing, NORMAL)
 
+    @runs("docs/django.md: Django, and any other WSGI application 2")
+    def test_three_lines(self, names: Names) -> None:
+        """A user may read the own topic, and no other; an anonymous client may read none."""
+        self.assert_readers(names["may"], {"users/{}": (403, 200), "news": (403, 403)})
+
+    @runs("docs/django.md: Who may read a topic")
+    def test_may(self, names: Names) -> None:
+        """Everyone reads the news, users their topics, and members their rooms."""
+        self.assert_readers(
+            names["may"],
+            {"news": (200, 200), "users/7": (401, 200), "rooms/a": (401, 403), "x": (401, 403)},
+        )
+
+    def assert_readers(self, may: Any, wanted: dict[str, tuple[int, int]]) -> None:
+        """Check the statuses that topics have for an anonymous client and for Ann."""
+        middleware = override_settings(MIDDLEWARE=django_site.MIDDLEWARE, PUSHD_AUTHORIZE=may)
+        middleware.enable()
+        self.addCleanup(middleware.disable)
+        daemon = self.serve(("login", django_site.login))
+        cookies = _get(daemon, "/login/").headers.get_all("Set-Cookie") or []
+        ann = {"Cookie": "; ".join(cookie.partition(";")[0] for cookie in cookies)}
+        key = get_user_model().objects.get(username="ann").pk
+        for topic, statuses in wanted.items():
+            path = f"/topics/{topic.format(key)}?wait=0"
+            answers = [daemon.get(path, headers) for headers in ({}, ann)]
+            self.assertEqual(tuple(one.status for one in answers if one), statuses, topic)
+
     @runs("docs/django.md: Decorators and middleware")
     def test_members(self, names: Names) -> None:
         """Anonymous clients are redirected to the login; logged-in clients are accepted."""
@@ -601,6 +684,13 @@ class DjangoTests(SynchronousTestCase):
         self.assertRegex(
             _get(daemon, f"/topics/users?wait=0&after={first}").text, r"\b[0-9]+ was saved"
         )
+
+    @runs("docs/django.md: Publishing 2")
+    def test_last_id(self, names: Names) -> None:
+        """A page has the last id of its topic, and what the database holds."""
+        daemon = self.serve(("users", names["users"]))
+        said = _get(daemon, "/users/").text
+        self.assertIn(f'data-after="{daemon.last_id("users")}">', said)
 
     @runs("docs/django.md: Without Django")
     def test_application(self, names: Names) -> None:

@@ -55,7 +55,7 @@ class ChatTests(SynchronousTestCase):
         """While the broker is unavailable, the sender gets an error, and stays connected."""
         ann, bob = self._enter("lobby", "ann"), self._enter("lobby", "bob")
         broker = self.daemon._service._broker
-        away = self.patch(broker, "publish", lambda *_: fail(Unavailable("Redis is away")))
+        away = self.patch(broker, "publish", lambda *_, **__: fail(Unavailable("Redis is away")))
         ann.send("hello")
         self.assertEqual(_news(ann), [{"name": "ann", "event": chat_topics.NOT_HEARD}])
         self.assertEqual(bob.messages, [])

@@ -24,6 +24,7 @@ from pushd.access.tokens import check_pattern, matches
 from pushd.errors import InvalidOptions, Unavailable
 from pushd.options.command_line import Options
 from pushd.options.settings import OPTIONS
+from pushd.options.topic_tables import KEYS
 from pushd.testing import Daemon, RawConnection
 from pushd.topics.history import Retention
 from pushd.topics.publication import Id, check_topic
@@ -524,9 +525,15 @@ class ConfigurationTests(SynchronousTestCase):
             st.one_of(st.sampled_from(NAMES), st.sampled_from(['"a b"', "a.b", "[x]", ""])),
             VALUES,
         )
+        key = st.builds(
+            lambda name, value: f"{name} = {json.dumps(value)}\n",
+            st.sampled_from([key.name for key in KEYS]),
+            st.one_of(VALUES, st.sampled_from(["**", "a/*", "a/**", "token", "1KiB", True, 100])),
+        )
+        lines = st.lists(st.one_of(line, key, st.just("[[topic]]\n")), max_size=8)
 
         @same_examples(max_examples=200)
-        @given(st.lists(line, max_size=5).map("".join), st.lists(EDITS, max_size=2))
+        @given(lines.map("".join), st.lists(EDITS, max_size=2))
         def read(text: str, edits: list[tuple[str, float, int, bytes]]) -> None:
             path.write_bytes(edited(text.encode(), edits))
             self.resolve({"PUSHD_CONFIG": str(path)})

@@ -15,6 +15,8 @@ const RENEW_AT = 0.8;
 const MAX_RENEW_DELAY = 1e6;
 // The reason in the server's close frame, with code 1008, if the token has expired.
 const TOKEN_EXPIRED = "token expired";
+// The same if the permission that the server's authorizer gave has ended: it may give another.
+const PERMISSION_EXPIRED = "permission expired";
 
 /**
  * Build a WebSocket's address from a path on the server that the page came from.
@@ -112,7 +114,8 @@ export function openSocket(url, { tokenSource }, { onReady, onFrame, onHeartbeat
   };
   socket.onclose = ({ code, reason }) => {
     clearTimeout(timer);
-    const permanent = code === 1008 && !(tokenSource && reason === TOKEN_EXPIRED);
+    const expired = reason === PERMISSION_EXPIRED || (tokenSource && reason === TOKEN_EXPIRED);
+    const permanent = code === 1008 && !expired;
     onEnd(permanent && new RequestError(code, reason, true));
   };
   return { socket, send };

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from pushd.access.tokens import LEEWAY, Identity, TokenKeys
 from pushd.errors import BadToken, Denied
+
+#: What a client may want to do with a topic; ``presence`` is to learn which others subscribe to it.
+Action = Literal["subscribe", "publish", "presence"]
 
 
 class Authorizer:
     """Checks what requests may do, by their tokens.
 
-    Without keys no request needs a token, and every request may subscribe. All methods that accept
-    a token accept None for a request without one. They raise Denied: 401 if the token is missing
-    or invalid, 403 if it does not permit what is asked for.
+    Without keys no token is valid. All methods that accept a token accept None for a request
+    without one. They raise Denied: 401 if the token is missing or invalid, 403 if it does not
+    permit what is asked for.
 
     :param now: the time of day, in seconds since 1970.
     """
@@ -36,24 +39,19 @@ class Authorizer:
         """Return the identity in a token that must be there."""
         identity = self.identify(token)
         if identity is None:
-            raise Denied(401, "a token is required")
+            raise Denied(401, "a token is required", help=self._help)
         return identity
 
-    def authorize_subscribe(self, token: str | None, topic: str) -> Identity | None:
-        """Return the identity of a client that may subscribe to a topic; None without keys."""
-        if not self.keys:
-            return None
-        identity = self.require(token)
-        if not identity.may_subscribe(topic):
+    def check_topic(self, identity: Identity | None, action: Action, topic: str) -> Identity:
+        """Return the identity of a client whose token permits an action on a topic."""
+        if identity is None:
+            raise Denied(401, "a token is required", help=self._help)
+        if action == "publish":
+            if not identity.may_publish(topic):
+                reason = f"token does not permit publishing to {topic}"
+                raise Denied(403, reason, "insufficient_scope")
+        elif not identity.may_subscribe(topic):
             reason = f"token does not permit subscribing to {topic}"
-            raise Denied(403, reason, "insufficient_scope")
-        return identity
-
-    def authorize_publish(self, token: str | None, topic: str) -> Identity:
-        """Return the identity of a client that may publish to a topic."""
-        identity = self.require(token)
-        if not identity.may_publish(topic):
-            reason = f"token does not permit publishing to {topic}"
             raise Denied(403, reason, "insufficient_scope")
         return identity
 
@@ -65,6 +63,12 @@ class Authorizer:
         """
         late = self.now() >= identity.expires
         return identity.expires + LEEWAY if late else identity.expires
+
+    @property
+    def _help(self) -> str:
+        if self.keys:
+            return "see docs/tokens.md"
+        return "without --token-key no token is valid, see docs/tokens.md"
 
 
 def read_token(request: Any) -> str | None:

@@ -62,6 +62,9 @@ INVALID_TEXT = Closing(1007, "text is not UTF-8")
 INVALID_COMPRESSION = Closing(1007, "message cannot be decompressed")
 # web/transports.js compares this reason.
 TOKEN_EXPIRED = Closing(1008, "token expired")
+# web/transports.js compares this reason, too.
+PERMISSION_EXPIRED = Closing(1008, "permission expired")
+PERMISSION_REVOKED = Closing(1008, "permission revoked")
 RATE_EXCEEDED = Closing(1008, "too many messages")
 TOO_BIG = Closing(1009, "message too big")
 INTERNAL_ERROR = Closing(1011, "internal error")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
+from math import inf
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, succeed
@@ -27,6 +28,12 @@ class Closable(Protocol):
 
     def close_with(self, closing: Closing) -> Any:
         """Close the connection, giving this reason."""
+
+    def end_subscriptions(self, matches: Callable[[str], bool], closing: Closing) -> int:
+        """End the subscriptions to topics that match; return how many these are.
+
+        :param closing: how to close a connection whose only purpose this was.
+        """
 
     def __hash__(self) -> int:
         """Return a hash; each connection equals itself alone."""
@@ -51,6 +58,8 @@ class Connection:
     subject: str | None
     #: Messages and bytes until now, except for what ``Hub.flush_counters`` will add.
     traffic: Traffic
+    #: How it is closed when the identity of its client expires.
+    expires_with: Closing = TOKEN_EXPIRED
 
 
 class Connections:
@@ -66,7 +75,7 @@ class Connections:
         self._open: dict[Closable, Connection] = {}
         self._ids = count(1)
         self._expiries: TimerHeap[Closable] = TimerHeap(
-            clock, now=now, expired=lambda closable: closable.close_with(TOKEN_EXPIRED)
+            clock, now=now, expired=lambda one: one.close_with(self._open[one].expires_with)
         )
         #: What open connections are closed with, once the daemon is stopping; None before.
         self.closing: Closing | None = None
@@ -117,19 +126,29 @@ class Connections:
         while self._emptied and not self._open:
             self._emptied.pop().callback(None)
 
-    def close_at(self, closable: Closable, time: float) -> None:
+    def close_at(self, closable: Closable, time: float, closing: Closing = TOKEN_EXPIRED) -> None:
         """Close a connection when its token expires; does nothing if it is not open.
 
         A later call, for a fresh token, replaces an earlier one.
 
-        :param time: in seconds since 1970.
+        :param time: in seconds since 1970; infinite for never.
         """
-        if closable in self._open:
+        connection = self._open.get(closable)
+        if connection is None:
+            return
+        connection.expires_with = closing
+        if time == inf:
+            self._expiries.stop(closable)
+        else:
             self._expiries.start(closable, time)
 
     def age(self, connection: Connection) -> float:
         """Return for how many seconds a connection has been open."""
         return self._clock.seconds() - connection.started
+
+    def find(self, closable: Closable) -> Connection | None:
+        """Return the entry of an open connection; None if it is not open."""
+        return self._open.get(closable)
 
     def get(self, id: int) -> Connection | None:
         """Return the open connection with this id, or None."""

@@ -33,6 +33,8 @@ class Limits:
     #: Connections to the public port that one client address may open, resume or fail per second in
     #: the long run.
     max_rate_per_address: int = 20
+    #: Subjects of a topic that are listed as present; more are counted only.
+    max_present: int = 1000
     #: Seconds that a connection may be idle between two requests.
     keep_alive: int = 75
     #: Seconds for the head of a request, from the connection or its own first byte.

@@ -11,6 +11,7 @@ from typing import Any
 
 import jwt
 
+from pushd.access.closing import TOKEN_EXPIRED, Closing
 from pushd.access.keys import ALGORITHMS, Key, read_keys
 from pushd.errors import BadToken
 
@@ -39,11 +40,12 @@ _DOTS = frozenset({".", ".."})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """The claims of a token that has been verified (RFC 7519 §4)."""
+    """A client, according to its token (RFC 7519 §4) or to the authorizer."""
 
     #: Claim ``sub``; empty if the token has none.
     subject: str
-    #: Claim ``exp``: when the token expires, in seconds since 1970.
+    #: Claim ``exp``: when the token expires, in seconds since 1970. The permission of an authorizer
+    #: may be without end: then it is infinite.
     expires: float
     #: Patterns of the topics that the client may subscribe and publish to.
     subscribe: tuple[str, ...] = ()
@@ -52,6 +54,10 @@ class Identity:
     claims: Mapping[str, Any] = field(
         default_factory=lambda: MappingProxyType({}), repr=False, compare=False
     )
+    #: What others may know of the client, as JSON has it: claim ``info``.
+    info: Any = field(default=None, repr=False, compare=False)
+    #: How a connection is closed when this expires.
+    closing: Closing = TOKEN_EXPIRED
 
     def may_subscribe(self, topic: str) -> bool:
         """Whether the client may subscribe to a topic."""
@@ -113,6 +119,7 @@ class TokenKeys:
             subscribe=_read_patterns(claims, "subscribe"),
             publish=_read_patterns(claims, "publish"),
             claims=MappingProxyType(claims),
+            info=claims.get("info"),
         )
 
     def _read_claims(self, token: str) -> dict[str, Any]:
@@ -203,3 +210,9 @@ def matches(pattern: str, topic: str) -> bool:
     return len(wanted) == len(given) and all(
         one in ("*", other) for one, other in zip(wanted, given, strict=True)
     )
+
+
+def covers(pattern: str, other: str) -> bool:
+    """Whether a pattern matches every topic that another pattern matches."""
+    # Read as a topic, the other one stands for all of its topics, unless they may be longer.
+    return matches(pattern, other) and (pattern.endswith("**") or not other.endswith("**"))

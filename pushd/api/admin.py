@@ -1,4 +1,4 @@
-"""``/connections``, ``/schedules`` and ``/topics`` of the control port, for operators."""
+"""Connections, subscriptions, schedules and topics, at the control port, for operators."""
 
 from __future__ import annotations
 
@@ -62,6 +62,24 @@ class ConnectionResource(AsyncResource):
         require_known(request, "code", "reason")
         connection.closable.close_with(_closing(request))
         return Response(204)
+
+
+class SubscriptionListResource(AsyncResource):
+    """``/subscriptions``: subscriptions of this node, which can be revoked."""
+
+    methods = ("DELETE",)
+
+    async def answer(self, request: Any) -> Response:
+        """End those to ``?topic=``, which may be a pattern, or of ``?subject=``, or of both."""
+        require_known(request, "topic", "subject")
+        topic, subject = _argument(request, "topic"), _argument(request, "subject")
+        if topic is None and subject is None:
+            raise BadRequest("topic or subject must be given", "topic")
+        try:
+            ended = self._state.revoker.revoke(topic, subject)
+        except ValueError as error:
+            raise BadRequest(error, "topic") from None
+        return json_response(200, {"ended": ended})
 
 
 class ScheduleListResource(AsyncResource):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -9,6 +10,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from pushd.access.closing import Closing
 from pushd.access.counters import Traffic
+from pushd.api.presence import PresencePoll
 from pushd.protocols.http.response import JSON_HEADERS, Response, json_refusal, write_response
 from pushd.protocols.json_format import publication_json, to_json
 from pushd.schedule.turns import Turn, Turns
@@ -20,6 +22,9 @@ from pushd.topics.subscription import Subscription
 # Size of a response, in bytes, beyond which no publication is added to it.
 _ENOUGH = 1 << 20
 
+# Seconds for which changes of presence are collected before a poll is answered because of them.
+_PRESENCE_PACE = 0.5
+
 # Seconds that reading the history may take, in addition to the time that the poll waits.
 _READ_TIMEOUT = 5.0
 
@@ -30,16 +35,33 @@ class LongPoll:
     :param turns: thousands of polls that a publication answers take turns, which keeps others from
         waiting, and bounds what is buffered for slow clients before the limit is looked at.
     :param wait: seconds to wait for a publication; 0 asks for the current ones only.
+    :param presence: reads who is present, if the client asks for that.
+    :param format_json: whether JSON is written as a value, not as text.
     """
 
     transport = "longpoll"
 
-    def __init__(self, request: Any, clock: IReactorTime, turns: Turns, wait: float) -> None:
+    def __init__(
+        self,
+        request: Any,
+        clock: IReactorTime,
+        turns: Turns,
+        wait: float,
+        presence: PresencePoll | None = None,
+        *,
+        format_json: bool = False,
+    ) -> None:
+        self._form = _list_item_with_value if format_json else _list_item
         self._request = request
+        self._presence = presence
+        # True once it is only waited for who is present, which is being read; and once a change of
+        # that is to be answered.
+        self._is_due = self._is_woken = False
         self._clock = clock
         self._turns = turns
         self._turn: Turn | None = None
         self._wait = wait
+        self._topic = ""
         # The last id that the client has.
         self._after: Id | None = None
         # Where the publications of the response begin, once that is known.
@@ -56,7 +78,9 @@ class LongPoll:
 
     def start(self, hub: Hub, topic: str, after: Id | None) -> None:
         """Subscribe."""
-        self._after = after
+        self._topic, self._after = topic, after
+        if self._presence is not None:
+            self._presence.start(self._presence_changed)
         subscription = hub.subscribe(topic, self, after)
         if not self._open:
             return  # It is answered, as the subscription has ended already.
@@ -72,10 +96,11 @@ class LongPoll:
         self._recovered = recovered
         missing = self._after is not None and not recovered
         self._answer_in(0 if missing else self._wait)
+        self._wake_for_presence()
 
     def deliver(self, batch: Batch) -> None:
         """Add publications to the response, which waits for others of this reactor iteration."""
-        written = batch.render(_list_item)
+        written = batch.render(self._form)
         self._written.append(written)
         self._last = batch.last
         self._bytes += len(written)
@@ -114,6 +139,13 @@ class LongPoll:
         self._answer()
         return succeed(None)
 
+    def end_subscriptions(self, matches: Callable[[str], bool], closing: Closing) -> int:
+        """Answer now if the topic matches."""
+        ends = self._open and matches(self._topic)
+        if ends:
+            self._answer()
+        return int(ends)
+
     def end_waiting(self) -> None:
         """Answer with what there is: the client has closed its side, and may be gone."""
         self._wait = 0
@@ -123,6 +155,7 @@ class LongPoll:
         """Cancel everything: the client has its response, or has disconnected."""
         self._open = False
         # Both refer to the poll, which would keep it until garbage is collected.
+        presence, self._presence = self._presence, None
         call, self._call = self._call, None
         turn, self._turn = self._turn, None
         subscription, self._subscription = self._subscription, None
@@ -132,30 +165,56 @@ class LongPoll:
             turn.cancel()
         if subscription is not None:
             subscription.cancel()
+        if presence is not None:
+            presence.stop()
+
+    def _presence_changed(self) -> None:
+        """Answer soon if the client does not know who is present."""
+        if self._is_due:
+            self._answer()
+        elif self._id is not None:
+            self._wake_for_presence()
+
+    def _wake_for_presence(self) -> None:
+        if self._presence is not None and self._presence.is_news and not self._is_woken:
+            self._is_woken = True
+            self._answer_in(0 if self._presence.is_first else _PRESENCE_PACE)
 
     def _answer_in(self, seconds: float) -> None:
         if self._call is not None and self._call.active():
             self._call.reset(seconds)
         else:
-            self._call = self._clock.callLater(seconds, self._answer)
+            self._call = self._clock.callLater(seconds, self._answer_when_ready)
+
+    def _answer_when_ready(self) -> None:
+        """Answer as soon as it is known who is present, if the client asks for that."""
+        if self._presence is None or self._presence.is_ready:
+            self._answer()
+        else:
+            self._is_due = True
 
     def _answer_in_turn(self) -> None:
         began = self._clock.seconds()
-        self._answer()
+        self._answer_when_ready()
         self._turns.charge(began)
 
     def _answer(self) -> None:
         if not self._open:
             return
+        presence = None if self._presence is None else self._presence.json()
         self.forget()
         self.traffic.messages_out, self.traffic.bytes_out = self._count, self._bytes
-        write_response(self._request, self._make_response())
+        write_response(self._request, self._make_response(presence))
 
-    def _make_response(self) -> Response:
+    def _make_response(self, presence: dict[str, Any] | None) -> Response:
         if self._id is None:
             retry = {"Retry-After": f"{_READ_TIMEOUT:g}"}
             return json_refusal(503, "topic temporarily unavailable", "topic", retry)
-        head = to_json({"id": str(self._last or self._id), "recovered": self._recovered})
+        value = {"id": str(self._last or self._id), "recovered": self._recovered}
+        if presence is not None:
+            [listed] = presence["topics"].values()
+            value["presence"] = {"version": presence["version"], **listed}
+        head = to_json(value)
         # Without the comma of the first.
         items = b"".join(self._written)[1:]
         body = b'%b,"publications":[%b]}\n' % (head[:-1].encode(), items)
@@ -164,4 +223,9 @@ class LongPoll:
 
 def _list_item(publication: Publication) -> bytes:
     """Return a publication in the list of a response, after a comma."""
-    return f",{to_json(publication_json(publication))}".encode()
+    return f",{publication_json(publication)}".encode()
+
+
+def _list_item_with_value(publication: Publication) -> bytes:
+    """Return the same, with JSON as a value."""
+    return f",{publication_json(publication, format_json=True)}".encode()

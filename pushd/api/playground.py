@@ -94,7 +94,10 @@ class Playground:
             text = request.body.decode()
         except UnicodeDecodeError:
             return json_refusal(400, "the body is not valid UTF-8", "body")
-        id = await request.publish(request.query["topic"], text)
+        try:
+            id = await request.publish(request.query["topic"], text)
+        except ValueError as error:  # Too long for the rule of its topic.
+            return json_refusal(413, str(error), "body")
         return json_response(200, {"id": str(id)})
 
     @heed_tokens

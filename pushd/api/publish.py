@@ -17,7 +17,8 @@ from pushd.errors import BadRequest, TooManyScheduled, Unavailable
 from pushd.protocols.http.response import Response, json_response
 from pushd.protocols.json_format import is_encodable
 from pushd.topics.broker import Draft
-from pushd.topics.publication import Id, check_topic
+from pushd.topics.json_data import check_json, encode_json
+from pushd.topics.publication import Id, Replay, check_event, check_topic
 
 # Lower bound of the limit on the body of a batch, in bytes, for a small --max-message.
 _BATCH_BODY = 16 << 20
@@ -25,10 +26,14 @@ _BATCH_BODY = 16 << 20
 # Publications in one batch, at most.
 _MAX_BATCH = 1000
 
-# The most commas and colons, and the most strings, that are parsed: a batch has up to eight of each
-# for a publication. Parsed, a body of as many as fit would take thirty times its size.
-_MAX_MARKS = 16_000
+# The most commas and colons, and the most strings, that are parsed: a batch has up to ten of each
+# for a publication, beside its JSON. Parsed, a body of as many as fit would take thirty times its
+# size; as many as this take 30 MB.
+_MAX_MARKS = 200_000
 _MARKS = (b",", b":")
+
+# Members of a publication in a batch with its data, of which it has one.
+_DATA = ("data", "base64", "json")
 
 # Query arguments that schedule a publication.
 _SCHEDULE = ("delay", "every", "count")
@@ -51,18 +56,21 @@ class ControlTopicResource(AsyncResource):
         if request.method != b"POST":
             require_known(request)
             return json_response(200, await topic_json(self._state, topic))
-        require_known(request, *_SCHEDULE)
-        data = read_data(request)
+        require_known(request, *_SCHEDULE, "event")
+        data, is_json = read_data(request)
+        event = _read_event(_argument(request, "event"), "event")
         key = read_key(read_header(request, b"idempotency-key"), "Idempotency-Key")
+        draft = Draft(topic, data, key, event, is_json)
+        check_size(self._state, draft, "body")
         times = {name: read_number(request, name) for name in _SCHEDULE}
         if any(value is not None for value in times.values()):
             if key is not None:
                 error = "Idempotency-Key cannot be combined with delay, every or count"
                 raise BadRequest(f"{error}; see /schedules", "Idempotency-Key")
-            return self._schedule(topic, data, times)
-        return json_response(200, await _publish(self._state, Draft(topic, data, key)))
+            return self._schedule(draft, times)
+        return json_response(200, await _publish(self._state, draft))
 
-    def _schedule(self, topic: str, data: str | bytes, times: dict[str, Any]) -> Response:
+    def _schedule(self, draft: Draft, times: dict[str, Any]) -> Response:
         count = times["count"]
         if count is not None and count != int(count):
             raise BadRequest(f"count must be an integer; got {count}", "count")
@@ -71,8 +79,7 @@ class ControlTopicResource(AsyncResource):
             raise BadRequest(error, "schedules", 503)
         try:
             scheduled = self._state.scheduled.add(
-                topic,
-                data,
+                draft,
                 delay=times["delay"] or 0,
                 every=times["every"],
                 count=None if count is None else int(count),
@@ -84,6 +91,19 @@ class ControlTopicResource(AsyncResource):
             raise BadRequest(error, "schedules", 503, {"Retry-After": "60"}) from None
         location = {"Location": f"/schedules/{scheduled.id}"}
         return json_response(202, schedule_json(scheduled), location)
+
+
+class LastIdResource(AsyncResource):
+    """``/last-id?topic=NAME`` at the control port: where a subscriber that comes later begins."""
+
+    async def answer(self, request: Any) -> Response:
+        """Return the id of the newest publication, or the one before the first."""
+        require_known(request, "topic")
+        given = request.args.get(b"topic", [b""])
+        topic = read_topic(given[-1].decode(errors="replace"), "topic")
+        # Unlike a description, it is kept for a subscriber that comes back with it.
+        replay: Replay = await self._state.broker.replay(topic, None, 0)
+        return json_response(200, {"topic": topic, "id": str(replay.last)})
 
 
 class PublishResource(AsyncResource):
@@ -105,11 +125,14 @@ class PublishResource(AsyncResource):
             if name.encode() in request.args:
                 error = f"{', '.join(_SCHEDULE)} are accepted on the control port only"
                 raise BadRequest(error, name)
-        require_known(request, "token")
+        require_known(request, "token", "event")
         key = read_key(read_header(request, b"idempotency-key"), "Idempotency-Key")
         if key is not None:
             key = f"{self._subject} {key}"
-        draft = Draft(topic, read_data(request), key)
+        data, is_json = read_data(request)
+        event = _read_event(_argument(request, "event"), "event")
+        draft = Draft(topic, data, key, event, is_json)
+        check_size(self._state, draft, "body")
         return json_response(200, await _publish(self._state, draft))
 
     def explain(self, error: Unavailable) -> str:
@@ -139,6 +162,8 @@ class BatchResource(AsyncResource):
             error = "a batch has no key: give each of its publications an idempotency_key"
             raise BadRequest(error, "Idempotency-Key")
         drafts = read_drafts(request.content.read(), self._state.limits.max_message)
+        for number, draft in enumerate(drafts):
+            check_size(self._state, draft, f"publications[{number}]")
         # If the client disconnects, only this Deferred is cancelled: the batch is still published.
         done: Deferred[list[Id]] = Deferred()
         room = self._state.hub.room()
@@ -165,6 +190,17 @@ def read_topic(name: object, where: str) -> str:
         raise BadRequest(error, where) from None
 
 
+def check_size(state: DaemonState, draft: Draft, where: str) -> None:
+    """Raise BadRequest (413) for a draft that is too long for the rule of its topic."""
+    rule = state.rules.find(draft.topic)
+    if rule.max_message is None:
+        return  # The limit of the daemon has been checked.
+    size = len(draft.data.encode() if isinstance(draft.data, str) else draft.data)
+    if size > rule.max_message:
+        line = f"a publication of {size} bytes: max-message of {rule.match} is {rule.max_message}"
+        raise BadRequest(line, where, 413)
+
+
 def read_key(given: object, where: str) -> str | None:
     """Read an idempotency key, or None if it is absent. Raises BadRequest."""
     if given is None:
@@ -175,28 +211,55 @@ def read_key(given: object, where: str) -> str | None:
     return given
 
 
-def read_data(request: Any) -> str | bytes:
-    """Read a body: bytes if its type is application/octet-stream, else UTF-8 text."""
+def _read_event(given: object, where: str) -> str | None:
+    """Read the name of an event, or None if it is absent. Raises BadRequest."""
+    if given is None:
+        return None
+    if not isinstance(given, str):
+        raise BadRequest("event must be a string", where)
+    try:
+        return check_event(given)
+    except ValueError as error:
+        raise BadRequest(error, where) from None
+
+
+def read_data(request: Any) -> tuple[str | bytes, bool]:
+    """Read a body, and whether it is JSON, as its type says: application/json.
+
+    It is bytes if its type is application/octet-stream, else UTF-8 text.
+    """
     data: bytes = request.content.read()
     kind = (read_header(request, b"content-type") or "").partition(";")[0].strip().lower()
     if kind == "application/octet-stream":
-        return data
+        return data, False
     try:
-        return data.decode()
+        text = data.decode()
     except UnicodeDecodeError:
         line = "the body is not valid UTF-8; send bytes as application/octet-stream"
+        raise BadRequest(line, "body") from None
+    if kind != "application/json":
+        return text, False
+    try:
+        return check_json(text), True
+    except ValueError as error:
+        line = f"the body is {error}; send other text as text/plain"
         raise BadRequest(line, "body") from None
 
 
 def read_number(request: Any, name: str) -> float | None:
     """Read a number of the query, or None if it is absent. Raises BadRequest."""
-    values = request.args.get(name.encode())
-    if not values:
+    given = _argument(request, name)
+    if given is None:
         return None
-    number = parse_number(values[-1].decode("latin-1"))
+    number = parse_number(given)
     if number is None:
         raise BadRequest(f"{name} must be a number such as 0.5", name)
     return number
+
+
+def _argument(request: Any, name: str) -> str | None:
+    values = request.args.get(name.encode())
+    return values[-1].decode("latin-1") if values else None
 
 
 def read_header(request: Any, name: bytes) -> str | None:
@@ -208,7 +271,10 @@ def read_header(request: Any, name: bytes) -> str | None:
 def read_drafts(body: bytes, max_message: int) -> list[Draft]:
     """Read a batch. Raises BadRequest for the first thing in it that is not valid."""
     if _has_too_many_parts(body):
-        line = f"a batch must have at most {_MAX_BATCH} publications, and nothing else"
+        line = (
+            f"a batch must have at most {_MAX_BATCH} publications, "
+            f"and {_MAX_MARKS} commas and colons, or strings"
+        )
         raise BadRequest(line, "publications", 413)
     try:
         value = json.loads(body)
@@ -247,19 +313,28 @@ def _has_too_many_parts(body: bytes) -> bool:
 def _read_draft(value: object, where: str) -> Draft:
     if not isinstance(value, dict):
         raise BadRequest("a publication must be an object", where)
-    unknown = value.keys() - {"topic", "data", "base64", "idempotency_key"}
+    unknown = value.keys() - {"topic", "event", "idempotency_key", *_DATA}
     if unknown:
         raise BadRequest("unknown key", f"{where}.{_quote(min(unknown))}")
     topic = read_topic(value.get("topic"), f"{where}.topic")
-    if ("data" in value) == ("base64" in value):
-        raise BadRequest("a publication must have either data or base64", where)
+    if sum(name in value for name in _DATA) != 1:
+        raise BadRequest("a publication must have either data, base64 or json", where)
     key = read_key(value.get("idempotency_key"), f"{where}.idempotency_key")
+    event = _read_event(value.get("event"), f"{where}.event")
     if "data" in value:
         if not isinstance(value["data"], str) or not is_encodable(value["data"]):
             raise BadRequest("data must be a string of valid Unicode", f"{where}.data")
-        return Draft(topic, value["data"], key)
+        return Draft(topic, value["data"], key, event)
+    if "json" in value:
+        try:
+            text = encode_json(value["json"])
+        except ValueError as error:
+            raise BadRequest(error, f"{where}.json") from None
+        if not is_encodable(text):
+            raise BadRequest("json must have strings of valid Unicode only", f"{where}.json")
+        return Draft(topic, text, key, event, True)
     try:
-        return Draft(topic, b64decode(value["base64"], validate=True), key)
+        return Draft(topic, b64decode(value["base64"], validate=True), key, event)
     except (TypeError, ValueError, binascii.Error):
         raise BadRequest("base64 must be a string in base64", f"{where}.base64") from None
 
@@ -272,7 +347,8 @@ def _quote(name: str) -> str:
 async def _publish(state: DaemonState, draft: Draft) -> dict[str, Any]:
     """Publish, once there is room; return the JSON of the result."""
     await state.hub.room()
-    id = await state.broker.publish(draft.topic, draft.data, draft.key)
+    publish = state.broker.publish
+    id = await publish(draft.topic, draft.data, draft.key, draft.event, draft.is_json)
     return _published(state, draft, id)
 
 

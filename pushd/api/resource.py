@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
@@ -16,11 +17,13 @@ from twisted.web.server import NOT_DONE_YET
 
 from pushd.access.connections import Connections
 from pushd.access.limits import Limits
+from pushd.access.permissions import PermissionCache, Revoker
 from pushd.errors import BadRequest, Unavailable
 from pushd.protocols.http.response import Response, json_refusal, write_response
+from pushd.topics.attendance import Attendances
 from pushd.topics.broker import Broker
 from pushd.topics.hub import Hub
-from pushd.topics.rules import Rules
+from pushd.topics.rules import Rule, Rules
 from pushd.topics.scheduled import ScheduledPublications
 
 # Between the parameters of a query.
@@ -45,6 +48,11 @@ class DaemonState:
     connections: Connections
     limits: Limits
     rules: Rules
+    attendances: Attendances
+    #: Returns the rule of topics that match none, with all defaults of the daemon in their places.
+    default_rule: Callable[[], Rule]
+    permissions: PermissionCache
+    revoker: Revoker
 
 
 class AsyncResource(Resource):

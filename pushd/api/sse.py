@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -14,11 +15,17 @@ from pushd.access.closing import HISTORY_GAP, PEER, TRY_AGAIN_LATER, US, Closing
 from pushd.access.counters import Traffic
 from pushd.access.memory import Usage
 from pushd.api.keep_alives import KeptAlive, heartbeat_event
-from pushd.protocols.json_format import subscription_json, to_json
+from pushd.protocols.json_format import (
+    presence_event_json,
+    publication_json,
+    subscription_json,
+    to_json,
+)
 from pushd.protocols.twisted_internals import unsent, untaken
 from pushd.schedule.timeouts import TimeoutQueue
 from pushd.topics.fanout import Batch
 from pushd.topics.hub import Hub
+from pushd.topics.presence import Notice, Presence, PresenceChange, PresenceList, Watch
 from pushd.topics.publication import Id, Publication
 from pushd.topics.subscription import Subscription
 
@@ -42,14 +49,14 @@ STREAM_HEADERS = {
 class EventStream:
     """One response that streams a topic.
 
-    The first event is ``subscribed``, with the same JSON as in ``pushd.v1``. Text is a
-    ``message`` event. Data that would not arrive unchanged in one has an event of its own: bytes
-    are ``base64``, and text with a carriage return is ``json``. For a client that asks for
-    heartbeats, one precedes all, and the others come in place of comments.
+    The first event is ``subscribed``, with the same JSON as in ``pushd.v1``. Then each publication
+    is one event; ``event_for`` says how it is written. For a client that asks for heartbeats, one
+    precedes all, and the others come in place of comments.
 
     :param keep_alives: the time-outs of streams that are silent for as long as this one may be.
     :param max_buffered: bytes that may wait for a slow client.
     :param heartbeat: the interval of heartbeats, in seconds; None for comments.
+    :param format_json: whether the data of each event is the JSON of ``pushd.v1``.
     """
 
     transport = "sse"
@@ -60,12 +67,17 @@ class EventStream:
         keep_alives: TimeoutQueue[KeptAlive],
         max_buffered: int,
         heartbeat: int | None = None,
+        *,
+        format_json: bool = False,
     ) -> None:
         self._request = request
         self._keep_alives = keep_alives
         self._max_buffered = max_buffered
         self._heartbeat = b"" if heartbeat is None else heartbeat_event(heartbeat)
+        self._topic = ""
+        self._form = json_event_for if format_json else event_for
         self._subscription: Subscription | None = None
+        self._watch: Watch | None = None
         self._paused = False
         # Bytes of the batch that it did not take when it was last asked.
         self._refused = 0
@@ -85,11 +97,17 @@ class EventStream:
             self._request.setHeader(name, value)
         self._request.registerProducer(self, True)
         self._keep_alives.start(self)
+        self._topic = topic
         subscription = hub.subscribe(topic, self, after)
         if self._open:
             self._subscription = subscription
         else:
             subscription.cancel()
+
+    def tell_presence(self, presence: Presence, topic: str) -> None:
+        """Tell who is present at a topic from now on, unless the stream has ended."""
+        if self._open:
+            self._watch = presence.watch(topic, self)
 
     # What the subscription calls
 
@@ -102,7 +120,7 @@ class EventStream:
     def deliver(self, batch: Batch) -> None:
         """Send publications."""
         self.traffic.messages_out += len(batch.publications)
-        self._write(batch.render(event_for))
+        self._write(batch.render(self._form))
 
     def has_room(self) -> bool:
         """Return whether the connection's buffer may take more."""
@@ -117,7 +135,7 @@ class EventStream:
         self._refused = 0
         if not self._paused:
             return True
-        size = len(batch.render(event_for))
+        size = len(batch.render(self._form))
         if self._unsent() + size <= self._max_buffered:
             return True
         self._refused = size
@@ -139,6 +157,14 @@ class EventStream:
         else:
             self._break_off()
 
+    def notify(self, notice: Notice) -> bool:
+        """Send what presence tells, if there is room."""
+        if self._paused or self._held:
+            return False
+        self.traffic.messages_out += len(notice.events)
+        self._write(notice.render(_presence_events))
+        return True
+
     # What the connection and the daemon call
 
     def pauseProducing(self) -> None:
@@ -155,6 +181,8 @@ class EventStream:
             self._finish()
         elif self._subscription is not None:
             self._subscription.resume()
+        if self._watch is not None and not self._paused:
+            self._watch.resume()
 
     def stopProducing(self) -> None:
         """Do nothing: ``forget`` follows."""
@@ -171,6 +199,13 @@ class EventStream:
         self.ending = Ending(closing.code, US, closing.reason)
         self.end_waiting()
         return succeed(None)
+
+    def end_subscriptions(self, matches: Callable[[str], bool], closing: Closing) -> int:
+        """End the response if its topic matches."""
+        ends = self._open and matches(self._topic)
+        if ends:
+            self.close_with(closing)
+        return int(ends)
 
     def end_waiting(self) -> None:
         """End the response in order: the client has closed its side, and may be gone."""
@@ -197,7 +232,10 @@ class EventStream:
     def _stop(self) -> None:
         self._open = False
         self._keep_alives.stop(self)
-        # The two refer to each other, which would keep what is buffered until garbage is collected.
+        # They refer to each other, which would keep what is buffered until garbage is collected.
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.cancel()
         subscription, self._subscription = self._subscription, None
         if subscription is not None:
             subscription.cancel()
@@ -244,17 +282,40 @@ class EventStream:
 
 
 def event_for(publication: Publication) -> bytes:
-    """Return the event of a publication."""
-    data = publication.data
+    """Return the event of a publication, with the name that it was published with.
+
+    Without a name, text is a ``message`` event. Data that would not arrive unchanged has an event
+    of its own: bytes are ``base64``, and text with a carriage return is ``json``, its data a
+    string. If it has a name, too, that is in the event's data: the object of ``pushd.v1``.
+    """
+    data, name = publication.data, publication.event
+    # A carriage return would end a line and arrive as a line feed.
+    if isinstance(data, str) and "\r" not in data:
+        return _event(name, publication.id, data)
+    if name is not None:
+        return _event("json", publication.id, publication_json(publication))
     if isinstance(data, bytes):
         return _event("base64", publication.id, b64encode(data).decode())
-    if "\r" in data:
-        # In a message, a carriage return would end a line and arrive as a line feed.
-        return _event("json", publication.id, to_json(data))
-    return _event(None, publication.id, data)
+    return _event("json", publication.id, to_json(data))
+
+
+def json_event_for(publication: Publication) -> bytes:
+    """Return the event of a publication, its data the object that ``pushd.v1`` sends."""
+    data = publication_json(publication, format_json=True)
+    return _event(publication.event, publication.id, data)
 
 
 def _event(kind: str | None, id: Id, data: str) -> bytes:
     head = f"event: {kind}\n" if kind else ""
     lines = data.replace("\n", "\ndata: ")
     return f"{head}id: {id}\ndata: {lines}\n\n".encode()
+
+
+def _presence_events(events: Sequence[PresenceList | PresenceChange]) -> bytes:
+    """Return events of presence; they have no id, as that would become the client's last id."""
+    written = []
+    for event in events:
+        value = presence_event_json(event)
+        kind = next(iter(value))  # presence, joined or left
+        written.append(f"event: {kind}\ndata: {to_json(value)}\n\n")
+    return "".join(written).encode()

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
@@ -16,17 +18,21 @@ from pushd.access.connections import log_closed, log_opened
 from pushd.access.tokens import Identity
 from pushd.api.keep_alives import KEEP_ALIVE_INTERVAL, KeepAlives, read_heartbeat
 from pushd.api.longpoll import LongPoll
+from pushd.api.presence import PresencePoll, read_client, read_presence, require_presence
 from pushd.api.publish import PublishResource, read_topic
 from pushd.api.resource import DaemonState, allowed_methods, parse_number, refuse, require_known
 from pushd.api.sse import STREAM_HEADERS, EventStream
+from pushd.api.topic_access import Caller, TopicAccess
 from pushd.api.websocket import TopicView
-from pushd.errors import BadRequest, Denied
+from pushd.errors import BadRequest, Denied, RequestRefused
 from pushd.protocols.http.request import path_of
 from pushd.protocols.http.response import JSON_HEADERS, Response, json_refusal, write_response
 from pushd.protocols.websocket.handshake import lost_handshake
 from pushd.schedule.ticks import JUST_PASSED
 from pushd.schedule.turns import Turns
+from pushd.topics.presence import Presence
 from pushd.topics.publication import Id
+from pushd.views.authorizer import TopicAuthorizer
 from pushd.views.decorators import Handshakes
 from pushd.views.exchange import ViewDependencies
 from pushd.views.resource import UPGRADE, ViewResource
@@ -37,7 +43,7 @@ _WAIT = 25.0
 _MAX_WAIT = 60.0
 
 # Query parameters of a subscriber.
-_PARAMETERS = ("after", "wait", "token", "heartbeat")
+_PARAMETERS = ("after", "wait", "token", "heartbeat", "format", "presence", "client")
 
 # Request headers that a page of an allowed origin may set.
 _PAGE_HEADERS = (
@@ -48,14 +54,27 @@ _PAGE_HEADERS = (
 class TopicDependencies:
     """The parts of the daemon that the resources of topics use and share."""
 
-    def __init__(self, clock: IReactorTime, views: ViewDependencies, state: DaemonState) -> None:
+    def __init__(
+        self,
+        clock: IReactorTime,
+        views: ViewDependencies,
+        state: DaemonState,
+        authorizer: TopicAuthorizer | None = None,
+    ) -> None:
         self.clock = clock
         self.views = views
         self.state = state
         self.keep_alives = KeepAlives(clock)
         #: Long polls that are to be answered.
         self.turns = Turns(clock)
-        self.view = TopicView(views.authorizer, views.connections, self.keep_alives)
+        self.access = TopicAccess(views.authorizer, state.rules, authorizer)
+        self.view = TopicView(
+            views.authorizer,
+            self.access,
+            views.connections,
+            self.keep_alives,
+            state.attendances,
+        )
 
 
 @dataclass(frozen=True)
@@ -69,6 +88,12 @@ class _Query:
     wait: float
     #: Seconds from one heartbeat to the next; None for no heartbeats.
     heartbeat: int | None
+    #: Whether what was published as JSON is sent as a value.
+    format_json: bool
+    #: Whether it asks who is present: ``1``, or the version that a poll has; None if it does not.
+    presence: str | None
+    #: How the client names its connection.
+    client: str | None
 
 
 class TopicResource(Resource):
@@ -82,52 +107,106 @@ class TopicResource(Resource):
     def __init__(self, dependencies: TopicDependencies, name: str) -> None:
         super().__init__()
         self._dependencies = dependencies
+        self._access = dependencies.access
         self._authorizer = dependencies.views.authorizer
         self._connections = dependencies.state.connections
         self._name = name
+        self._is_half_closed = False
 
     def render(self, request: Any) -> int:
         """Answer, or refuse the request."""
-        if self._connections.closing is not None:
-            request.site.count_refusal(503)
-            request.why_refused = GOING_AWAY.reason
-            retry = {"Retry-After": "1"}
-            write_response(request, json_refusal(503, GOING_AWAY.reason, None, retry))
+        if self._refuses_all(request):
             return NOT_DONE_YET
         if request.method == b"OPTIONS" and request.header(b"access-control-request-method"):
             write_response(request, Response(204, self._preflight()))
             return NOT_DONE_YET
         try:
-            return self._answer(request)
+            topic = read_topic(self._name, "topic")
         except BadRequest as error:
-            request.why_refused = error.line
-            write_response(request, refuse(error))
-        except Denied as denied:
-            request.site.count_refusal(denied.status)
-            request.why_refused = denied.line
-            headers = challenge(denied)
-            write_response(request, json_refusal(denied.status, denied.reason, "token", headers))
-        return NOT_DONE_YET
-
-    def _answer(self, request: Any) -> int:
-        """Publish, or subscribe by the transport that the request is for."""
-        topic = read_topic(self._name, "topic")
+            self._refuse(error, request)
+            return NOT_DONE_YET
         if request.method == b"OPTIONS":
             write_response(request, Response(204, {"Allow": self._allow}))
             return NOT_DONE_YET
+        caller, publishes = self._access.identify(request), self._publishes(request)
+        asked = self._access.authorize(caller, "publish" if publishes else "subscribe", topic)
+        if not publishes and b"presence" in request.args:
+            asked.addCallback(self._authorize_presence, caller, topic)
+        if not asked.called or asked.paused:
+            request.end_waiting = self._half_closed
+            request.notifyFinish().addErrback(lambda _: asked.cancel())
+        answer = self._publish if publishes else self._answer
+        asked.addCallback(lambda identity: answer(request, topic, caller, identity))
+        asked.addErrback(self._failed, request)
+        return NOT_DONE_YET
+
+    def _authorize_presence(
+        self, identity: Identity | None, caller: Caller, topic: str
+    ) -> Deferred[Identity | None]:
+        """Check that a subscriber may learn who is present, too; return its identity."""
+        asked = self._access.authorize(caller, "presence", topic)
+        return asked.addCallback(lambda _: identity)
+
+    def _refuses_all(self, request: Any) -> bool:
+        """Refuse a request if the daemon is stopping."""
+        if self._connections.closing is None:
+            return False
+        request.site.count_refusal(503)
+        request.why_refused = GOING_AWAY.reason
+        retry = {"Retry-After": "1"}
+        write_response(request, json_refusal(503, GOING_AWAY.reason, None, retry))
+        return True
+
+    def _half_closed(self) -> None:
+        """Note that the client has closed its side before it is known what it may do."""
+        self._is_half_closed = True
+
+    def _publishes(self, request: Any) -> bool:
+        """Whether a request publishes; others subscribe."""
+        return bool(request.method == b"POST" and self._takes_post and not request.wants_websocket)
+
+    def _failed(self, failure: Failure, request: Any) -> None:
+        """Refuse a request whose client is still there, or log why it could not be answered."""
+        if request._disconnected:
+            return
+        if isinstance(failure.value, RequestRefused):
+            self._refuse(failure.value, request)
+        else:
+            request.processingFailed(failure)
+
+    def _refuse(self, refused: RequestRefused, request: Any) -> None:
+        """Answer a request that is refused."""
+        request.why_refused = refused.line
+        if isinstance(refused, Denied) or refused.status >= 500:
+            request.site.count_refusal(refused.status)
+        if isinstance(refused, Denied):
+            headers = challenge(refused)
+            answer = json_refusal(refused.status, refused.reason, refused.where, headers)
+        else:
+            assert isinstance(refused, BadRequest)
+            answer = refuse(refused)
+        write_response(request, answer)
+
+    def _publish(self, request: Any, topic: str, caller: Caller, identity: Identity | None) -> None:
+        """Publish; the client may do so."""
+        owner = _owner_of_keys(request, identity)
+        PublishResource(self._dependencies.state, topic, owner).render(request)
+
+    def _answer(self, request: Any, topic: str, caller: Caller, identity: Identity | None) -> None:
+        """Subscribe by the transport that the request is for; the client may do so."""
+        if self._refuses_all(request):
+            return
         is_websocket = request.wants_websocket
-        if request.method == b"POST" and self._authorizer.keys and not is_websocket:
-            subject = self._read_publisher(request, topic)
-            return PublishResource(self._dependencies.state, topic, subject).render(request)
-        token = read_token(request) if self._authorizer.keys else None
-        identity = self._authorizer.authorize_subscribe(token, topic)
-        query = _read_query(request, topic)
         is_stream = b"text/event-stream" in (request.getHeader(b"accept") or b"").lower()
+        query = _read_query(request, topic, is_poll=not (is_websocket or is_stream))
+        if query.presence is not None:
+            require_presence(self._dependencies.state.attendances, topic, "presence")
         # Polls resume, too, but each waits for the answer to the last.
         if query.after is not None and (is_websocket or is_stream):
             request.site.policy.throttle.count(request.peer)
         if is_websocket:
-            return self._run_view(request, query, identity)
+            self._run_view(request, query, caller, identity)
+            return
         lost = lost_handshake(request.clientproto, request.requestHeaders)
         if lost is not None:
             # Answered as a poll, its client would wait in vain.
@@ -138,7 +217,7 @@ class TopicResource(Resource):
             for name, value in (STREAM_HEADERS if is_stream else JSON_HEADERS).items():
                 request.setHeader(name, value)
             request.finish()
-            return NOT_DONE_YET
+            return
         if request.method != b"GET":
             error = "method not allowed; subscribe with GET, and publish at the control port"
             allow = {"Allow": self._allow}
@@ -148,16 +227,37 @@ class TopicResource(Resource):
                 query.heartbeat or KEEP_ALIVE_INTERVAL
             )
             max_buffered = self._dependencies.state.limits.max_buffered
-            stream = EventStream(request, keep_alives, max_buffered, query.heartbeat)
+            stream = EventStream(
+                request,
+                keep_alives,
+                max_buffered,
+                query.heartbeat,
+                format_json=query.format_json,
+            )
             self._subscribe(request, stream, query, identity)
+            if query.presence is not None:
+                stream.tell_presence(self._presence, topic)
         else:
-            poll = LongPoll(request, self._dependencies.clock, self._dependencies.turns, query.wait)
+            presence = None
+            if query.presence is not None:
+                presence = PresencePoll(self._presence, (topic,), query.presence)
+            clock, turns = self._dependencies.clock, self._dependencies.turns
+            poll = LongPoll(
+                request, clock, turns, query.wait, presence, format_json=query.format_json
+            )
             self._subscribe(request, poll, query, identity)
-        return NOT_DONE_YET
+
+    @property
+    def _presence(self) -> Presence:
+        return self._dependencies.state.attendances.presence
+
+    @property
+    def _takes_post(self) -> bool:
+        return self._access.may_publish(self._name)
 
     @property
     def _methods(self) -> str:
-        return "GET, POST" if self._authorizer.keys else "GET"
+        return "GET, POST" if self._takes_post else "GET"
 
     @property
     def _allow(self) -> str:
@@ -171,22 +271,22 @@ class TopicResource(Resource):
             "Access-Control-Max-Age": "600",
         }
 
-    def _read_publisher(self, request: Any, topic: str) -> str:
-        """Return whose idempotency keys the request uses, as a hash. Raises Denied."""
-        token = read_token(request)
-        # A token without a subject has keys of its own.
-        owner = self._authorizer.authorize_publish(token, topic).subject or token
-        assert owner is not None  # Without a token, Denied was raised.
-        # Hashed, as it may be long, and hold any character.
-        return sha256(owner.encode()).hexdigest()
-
-    def _run_view(self, request: Any, query: _Query, identity: Identity | None) -> int:
+    def _run_view(
+        self, request: Any, query: _Query, caller: Caller, identity: Identity | None
+    ) -> None:
         """Subscribe over WebSocket."""
-        after = None if query.after is None else str(query.after)
-        parameters = {"topic": query.topic, "after": after, "heartbeat": query.heartbeat}
+        parameters = {
+            "topic": query.topic,
+            "after": None if query.after is None else str(query.after),
+            "heartbeat": query.heartbeat,
+            "format": "json" if query.format_json else None,
+            "caller": caller,
+            "presence": query.presence is not None,
+            "client": query.client,
+        }
         match = Match(self._dependencies.view, parameters, Handshakes.REQUIRED)
         path = f"/topics/{query.topic}"
-        return ViewResource(self._dependencies.views, match, path, identity).render(request)
+        ViewResource(self._dependencies.views, match, path, identity).render(request)
 
     def _subscribe(
         self,
@@ -200,6 +300,8 @@ class TopicResource(Resource):
 
         def ended(_: object) -> None:
             subscriber.forget()
+            if attendance is not None:
+                attendance.leave()
             request.stream = None
             # Or the two would keep each other, and what is buffered, until garbage is collected.
             del request.end_waiting
@@ -216,10 +318,14 @@ class TopicResource(Resource):
             subject=None if identity is None else identity.subject,
             traffic=subscriber.traffic,
         )
+        attendance = self._dependencies.state.attendances.join(
+            query.topic, subscriber, identity, query.client
+        )
         request.end_waiting = subscriber.end_waiting
         request.notifyFinish().addBoth(ended)
         if identity is not None:
-            self._connections.close_at(subscriber, self._authorizer.end_of_connection(identity))
+            end = self._authorizer.end_of_connection(identity)
+            self._connections.close_at(subscriber, end, identity.closing)
         totals.add(transport, subscriber.traffic)
         request.connection = connection.id
         if isinstance(subscriber, EventStream):
@@ -227,9 +333,24 @@ class TopicResource(Resource):
             request.stream = subscriber
             log_opened(connection)
         subscriber.start(self._dependencies.state.hub, query.topic, query.after)
+        if self._is_half_closed:
+            subscriber.end_waiting()
 
 
-def _read_query(request: Any, topic: str) -> _Query:
+def _owner_of_keys(request: Any, identity: Identity | None) -> str:
+    """Return whose idempotency keys a publisher uses, as a hash.
+
+    Those of its subject. A token without a subject has keys of its own; all clients without a token
+    share theirs.
+    """
+    owner = identity.subject if identity is not None else ""
+    if not owner and identity is not None:
+        owner = read_token(request) or ""
+    # Hashed, as it may be long, and hold any character.
+    return sha256(owner.encode()).hexdigest()
+
+
+def _read_query(request: Any, topic: str, *, is_poll: bool) -> _Query:
     """Read what a subscriber asks for. Raises BadRequest."""
     require_known(request, *_PARAMETERS)
     # The header wins: a browser that reconnects by itself repeats the URL.
@@ -240,8 +361,18 @@ def _read_query(request: Any, topic: str) -> _Query:
         after = Id.parse(given) if given else None
     except ValueError as error:
         raise BadRequest(error, where) from None
-    wait = _read_wait(_argument(request, b"wait"))
-    return _Query(topic, after, wait, read_heartbeat(_argument(request, b"heartbeat")))
+    format = _argument(request, b"format")
+    if format not in (None, "json"):
+        raise BadRequest("format must be json", "format")
+    return _Query(
+        topic,
+        after,
+        wait=_read_wait(_argument(request, b"wait")),
+        heartbeat=read_heartbeat(_argument(request, b"heartbeat")),
+        format_json=format == "json",
+        presence=read_presence(request, is_poll=is_poll),
+        client=read_client(request),
+    )
 
 
 def _read_wait(given: str | None) -> float:

@@ -13,11 +13,14 @@ from pushd.api.admin import (
     ConnectionResource,
     ScheduleListResource,
     ScheduleResource,
+    SubscriptionListResource,
     TopicListResource,
 )
 from pushd.api.health import Readiness, health_resource, metrics_resource, readiness_resource
-from pushd.api.publish import BatchResource, ControlTopicResource
+from pushd.api.presence import SUFFIX, PresenceResource
+from pushd.api.publish import BatchResource, ControlTopicResource, LastIdResource
 from pushd.api.resource import DaemonState
+from pushd.api.rules import RulesResource
 from pushd.api.topics import TopicDependencies, TopicResource
 from pushd.gateways.wsgi import WsgiGateway
 from pushd.protocols.http.guard import is_topic
@@ -102,15 +105,28 @@ def control_site(
                 return metrics_resource(counters)
             case b"/publish":
                 return BatchResource(state)
+            case b"/last-id":
+                return LastIdResource(state)
             case b"/topics":
                 return TopicListResource(state)
             case b"/connections":
                 return ConnectionListResource(state)
+            case b"/rules":
+                return RulesResource(state)
+            case b"/subscriptions":
+                return SubscriptionListResource(state)
             case b"/schedules":
                 return ScheduleListResource(state)
+            case b"/presence":
+                return PresenceResource(state)
         path = _path(request) or (_TOPICS if is_topic(request.path) else "")
         if path.startswith(_TOPICS):
-            return ControlTopicResource(state, path.removeprefix(_TOPICS))
+            name = path.removeprefix(_TOPICS)
+            listed = name.removesuffix(SUFFIX)
+            # Unless it is the name of a topic: one that ends so can be published to in any case.
+            if listed != name and request.method == b"GET" and state.attendances.has(listed):
+                return PresenceResource(state, listed)
+            return ControlTopicResource(state, name)
         if path.startswith(_CONNECTIONS):
             return ConnectionResource(state, path.removeprefix(_CONNECTIONS))
         if path.startswith(_SCHEDULES):

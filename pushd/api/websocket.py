@@ -7,16 +7,18 @@ from math import floor
 from typing import Any
 
 from pushd.access.authorization import Authorizer
-from pushd.access.closing import RATE_EXCEEDED
+from pushd.access.closing import RATE_EXCEEDED, TOKEN_EXPIRED
 from pushd.access.connections import Connections
 from pushd.access.limits import TokenBucket
-from pushd.access.tokens import Identity
 from pushd.api.keep_alives import KeepAlives, WebSocketHeartbeat
-from pushd.errors import Denied
+from pushd.api.topic_access import Caller, TopicAccess
+from pushd.errors import BadRequest, Denied
 from pushd.protocols.http.response import Response, json_refusal
 from pushd.protocols.json_format import to_json
 from pushd.protocols.websocket.socket import WebSocket
 from pushd.protocols.websocket.subscriber import V1
+from pushd.protocols.websocket.watcher import WebSocketWatcher
+from pushd.topics.attendance import Attendances, Participant
 from pushd.views.request import Request
 
 # Rate and burst of fresh tokens: checking one takes longer than reading a message.
@@ -37,11 +39,18 @@ class TopicView:
     """
 
     def __init__(
-        self, authorizer: Authorizer, connections: Connections, keep_alives: KeepAlives
+        self,
+        authorizer: Authorizer,
+        access: TopicAccess,
+        connections: Connections,
+        keep_alives: KeepAlives,
+        attendances: Attendances,
     ) -> None:
         self._authorizer = authorizer
+        self._access = access
         self._connections = connections
         self._keep_alives = keep_alives
+        self._attendances = attendances
 
     async def __call__(self, request: Request) -> Response | None:
         """Serve one client."""
@@ -49,23 +58,36 @@ class TopicView:
         if interval is not None and not speaks_v1:
             # In a plain frame it could not be told from data.
             return json_refusal(400, f"heartbeats need the subprotocol {V1}", "heartbeat")
+        watches, client = request.parameters["presence"], request.parameters["client"]
+        if watches and not speaks_v1:
+            return json_refusal(400, f"presence needs the subprotocol {V1}", "presence")
+        format = request.parameters["format"]
+        if format is not None and not speaks_v1:
+            return json_refusal(400, f"format=json needs the subprotocol {V1}", "format")
         websocket: WebSocket = request.websocket
         websocket.accept(V1 if speaks_v1 else None)
+        websocket.serves_topics = True
         topic, after = request.parameters["topic"], request.parameters["after"]
-        clock, identity = request.clock, request.identity
+        clock, identity, caller = request.clock, request.identity, request.parameters["caller"]
         # The connection may last for days; the request holds more memory than everything else.
         del request
-        heartbeat = None
+        heartbeat = watcher = None
         if interval is not None:
             heartbeat = WebSocketHeartbeat(websocket, self._keep_alives, interval)
             heartbeat.keep_alive()
+        if client is not None and not websocket.is_closed():
+            participant = Participant(self._attendances, websocket, identity, client)
+            websocket.participant = participant
         try:
-            await websocket.subscribe(topic, after)
+            await websocket.subscribe(topic, after, format=format)
+            if watches:
+                watcher = WebSocketWatcher(websocket)
+                watcher.start(self._attendances.presence, topic)
             if not speaks_v1:
                 async for _ in websocket:
                     pass
                 return None
-            if identity is not None:
+            if identity is not None and identity.closing is TOKEN_EXPIRED:
                 websocket.send(self._expires_in(self._authorizer.end_of_connection(identity)))
             bucket = TokenBucket(rate=_RATE, burst=_BURST, now=clock.seconds)
             async for message in websocket:
@@ -75,29 +97,28 @@ class TopicView:
                 if not bucket.take():
                     websocket.close_with(RATE_EXCEEDED)
                     break
-                websocket.send(self._renew(websocket, identity, token, topic))
+                caller, answer = await self._renew(websocket, caller, token, topic)
+                websocket.send(answer)
         finally:
             if heartbeat is not None:
                 heartbeat.stop()
+            if watcher is not None:
+                watcher.stop()
         return None
 
-    def _renew(
-        self, websocket: WebSocket, identity: Identity | None, token: str, topic: str
-    ) -> str:
-        """Replace the connection's token by a fresh one; return the answer."""
+    async def _renew(
+        self, websocket: WebSocket, caller: Caller, token: str, topic: str
+    ) -> tuple[Caller, str]:
+        """Replace the connection's token by a fresh one; return its caller, and the answer."""
         try:
-            fresh = self._authorizer.authorize_subscribe(token, topic)
-            if fresh is None or identity is None:
-                raise Denied(
-                    403, "this connection was opened without a token; a token cannot be added"
-                )
-            if fresh.subject != identity.subject:
-                raise Denied(403, "the fresh token is for another subject")
-        except Denied as denied:
-            return to_json({"error": str(denied), "where": "token"})
-        ends = self._authorizer.end_of_connection(fresh)
-        self._connections.close_at(websocket, ends)
-        return self._expires_in(ends)
+            fresh = self._access.renew(caller, token)
+            identity = await self._access.authorize(fresh, "subscribe", topic)
+        except (Denied, BadRequest) as refused:
+            return caller, to_json({"error": refused.reason, "where": refused.where})
+        assert identity is not None  # It has a token.
+        ends = self._authorizer.end_of_connection(identity)
+        self._connections.close_at(websocket, ends, identity.closing)
+        return fresh, self._expires_in(ends)
 
     def _expires_in(self, ends: float) -> str:
         return to_json({"expires_in": floor(ends - self._authorizer.now())})

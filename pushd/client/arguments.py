@@ -50,6 +50,24 @@ examples:
   PUSHD_TOKEN=$(pushdctl token --key F --subscribe news) pushdctl tail news
 """
 
+_LAST_ID = """\
+examples:
+  pushdctl last-id news
+  pushdctl tail news --after $(pushdctl last-id news)
+"""
+
+_RULES = """\
+examples:
+  pushdctl rules chat/7                   what the configuration file says of this topic
+  pushdctl rules chat/7 --json | jq .match
+"""
+
+_PRESENCE = """\
+examples:
+  pushdctl presence chat/7                one line per subject, with its connections
+  pushdctl presence chat/7 --json | jq .count
+"""
+
 _CONNECTIONS = """\
 examples:
   pushdctl connections
@@ -61,6 +79,15 @@ examples:
   pushdctl close 17                       with 1008: a page with pushd.js does not reconnect
   pushdctl close 17 --code 1001           with 1001: the page reconnects
   pushdctl close 17 --code 4000 --reason 'please log in again'
+"""
+
+_REVOKE = """\
+examples:
+  pushdctl revoke --subject ann           end all subscriptions of ann
+  pushdctl revoke --topic chat/7 --subject ann
+  pushdctl revoke --topic 'chat/**'       end those of all clients to the topics of chat
+
+  A client that is still permitted comes back: first take the permission from it.
 """
 
 _TOKEN = """\
@@ -181,13 +208,24 @@ def make_parser(environ: Mapping[str, str]) -> Parser:
     _fill_publish(publish, environ)
     help = "Subscribe to a topic, and print its publications; reconnects when necessary."
     _fill_tail(add("tail", commands.tail, help, _TAIL), environ)
+    help = "Print the id after which a subscriber of a topic misses nothing from now on."
+    last_id = add("last-id", commands.last_id, help, _LAST_ID)
+    _add_topic(last_id)
     topics = add("topics", commands.topics, "List the topics.")
+    help = "Show the rule that holds for a topic."
+    rules = add("rules", commands.rules, help, _RULES)
+    _add_topic(rules)
+    help = "List who is present at a topic."
+    presence = add("presence", commands.presence, help, _PRESENCE)
+    _add_topic(presence)
     help = "List the open connections."
     connections = add("connections", commands.connections, help, _CONNECTIONS)
-    for command in (topics, connections):
+    for command in (last_id, topics, rules, presence, connections):
         _add_control(command, environ)
         _add_json(command)
     _fill_close(add("close", commands.close, "Close a connection.", _CLOSE), environ)
+    help = "End subscriptions, of clients that are not permitted any more."
+    _fill_revoke(add("revoke", commands.revoke, help, _REVOKE), environ)
     _fill_token(add("token", commands.token, "Make a token, for tests and experiments.", _TOKEN))
     help = "Check options of the daemon, and print the resulting configuration."
     add("check", commands.check, help, _CHECK, "pushdctl check [-h] [OPTION ...]")
@@ -205,6 +243,7 @@ def _fill_publish(command: Parser, environ: Mapping[str, str]) -> None:
     command.add_argument(
         "--binary", action="store_true", help="publish bytes, unchanged, instead of text"
     )
+    command.add_argument("--event", metavar="NAME", help="name of the event, for event streams")
     command.add_argument("--delay", metavar="S", type=_seconds, help="publish after S seconds")
     command.add_argument("--every", metavar="S", type=_seconds, help="repeat every S seconds")
     command.add_argument(
@@ -242,6 +281,18 @@ def _fill_close(command: Parser, environ: Mapping[str, str]) -> None:
         "--code", metavar="N", type=_integer, help="close code of a WebSocket (default: 1008)"
     )
     command.add_argument("--reason", metavar="TEXT", help="close reason of a WebSocket")
+    _add_control(command, environ)
+
+
+def _fill_revoke(command: Parser, environ: Mapping[str, str]) -> None:
+    command.add_argument(
+        "--topic", metavar="PATTERN", help="subscriptions to this topic, or to all that match"
+    )
+    command.add_argument(
+        "--subject",
+        metavar="NAME",
+        help="subscriptions of this user, as pushdctl connections has it",
+    )
     _add_control(command, environ)
 
 

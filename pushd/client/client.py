@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from base64 import b64decode
-from collections.abc import Callable, Iterator, Mapping
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from http.client import HTTPResponse
 from random import uniform
 from threading import Event
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from pushd.client.http import Connect, HttpClient, connect
@@ -52,17 +52,19 @@ class Broken:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A publication that was received."""
+    """A publication that was received, and the name of its event, if any."""
 
     id: str
     data: str | bytes
+    event: str | None = None
 
 
 def publish(
     url: str,
     topic: str,
-    data: str | bytes,
+    data: str | bytes | dict[str, Any] | list[Any],
     *,
+    event: str | None = None,
     delay: float | None = None,
     every: float | None = None,
     count: int | None = None,
@@ -70,10 +72,12 @@ def publish(
     token: str | None = None,
     timeout: float = TIMEOUT,
 ) -> dict[str, Any]:
-    """Publish text or bytes to a topic, with one request on a connection of its own.
+    """Publish text, bytes or JSON to a topic, with one request on a connection of its own.
 
     :param url: URL of the control port, such as ``http://127.0.0.1:8081``, or of the public port
         together with a token.
+    :param data: a dict or list is published as JSON.
+    :param event: the name of its event.
     :param delay: seconds after which to publish.
     :param every: seconds between repetitions; requires ``count``.
     :param count: number of times to publish; requires ``every``.
@@ -88,7 +92,7 @@ def publish(
     """
     times = {"delay": delay, "every": every, "count": count}
     return Client(url, token=token, timeout=timeout).publish(
-        topic, data, idempotency_key=idempotency_key, **times
+        topic, data, event=event, idempotency_key=idempotency_key, **times
     )
 
 
@@ -121,31 +125,52 @@ class Client:
     def publish(
         self,
         topic: str,
-        data: str | bytes,
+        data: str | bytes | dict[str, Any] | list[Any],
         *,
+        event: str | None = None,
         idempotency_key: str | None = None,
         **times: float | None,
     ) -> dict[str, Any]:
         """Publish; see the function ``publish``."""
-        if not isinstance(data, str | bytes):
-            raise TypeError(f"data must be str or bytes; got {type(data).__name__}")
-        # Seconds may have been computed, as a Decimal or a Fraction.
-        query = {
-            name: value if isinstance(value, int) else float(value)
-            for name, value in times.items()
-            if value is not None
-        }
-        kind = "text/plain; charset=utf-8" if isinstance(data, str) else "application/octet-stream"
-        headers = {"Content-Type": kind}
-        if idempotency_key is not None:
-            headers["Idempotency-Key"] = idempotency_key
-        body = data.encode() if isinstance(data, str) else data
-        response = self.ask("POST", _topic_path(topic), query, body, headers)
-        return self._check(response, "schedule" if query else "id")
+        request = write_publication(topic, data, event, idempotency_key, times)
+        response = self.ask("POST", request.path, request.query, request.body, request.headers)
+        return self._check(response, request.expected)
+
+    def publish_all(self, publications: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Publish up to a thousand publications with one request: all of them or none.
+
+        Each is a mapping with ``topic``, ``data``, and if wanted ``event`` and ``idempotency_key``,
+        as the arguments of ``publish``. Returns the response for each. The URL must be that of the
+        control port.
+        """
+        response = self.ask("POST", "/publish", body=write_batch(publications))
+        published: list[dict[str, Any]] = self._check(response, "published")["published"]
+        return published
+
+    def last_id(self, topic: str) -> str:
+        """Return the id after which a subscriber that comes later misses nothing.
+
+        It is that of the topic's newest publication, or the one before the first, and is kept for
+        the daemon's ``--history-ttl``. The URL must be that of the control port.
+        """
+        id: str = self._check(self.ask("GET", "/last-id", {"topic": topic}), "id")["id"]
+        return id
 
     def topics(self) -> dict[str, Any]:
         """Return up to a thousand topics, and ``more``: whether there are further ones."""
         return self._check(self.ask("GET", "/topics"), "topics")
+
+    def rules(self, topic: str) -> dict[str, Any]:
+        """Return the rule that holds for a topic, with the daemon's defaults in their places."""
+        return self._check(self.ask("GET", "/rules", {"topic": topic}), "match")
+
+    def presence(self, topic: str) -> dict[str, Any]:
+        """Return who is present at a topic, whose rule must have presence.
+
+        ``subjects`` is None if there are more than ``--max-present``: then only ``count`` and
+        ``connections``, the numbers of subjects and of their connections, are known.
+        """
+        return self._check(self.ask("GET", "/presence", {"topic": topic}), "subjects")
 
     def connections(self) -> Iterator[dict[str, Any]]:
         """Return all open connections, in the order of their ids."""
@@ -161,6 +186,15 @@ class Client:
         closing = {"code": code, "reason": reason}
         query = {name: value for name, value in closing.items() if value is not None}
         self.ask("DELETE", f"/connections/{id}", query)
+
+    def revoke(self, *, topic: str | None = None, subject: str | None = None) -> int:
+        """End the subscriptions to a topic, or of a subject; return how many these are.
+
+        Those of the node that is asked. The topic may be a pattern, as in tokens.
+        """
+        query = {"topic": topic, "subject": subject}
+        given = {name: value for name, value in query.items() if value is not None}
+        return int(self._check(self.ask("DELETE", "/subscriptions", given), "ended")["ended"])
 
     def follow(self, topic: str, after: str | None = None) -> Iterator[Began | Broken | Message]:
         """Subscribe to a topic without end: after a break, resume with the last id.
@@ -210,13 +244,13 @@ class Client:
         headers = {"Accept": "text/event-stream"}
         if after is not None:
             headers["Last-Event-ID"] = after
-        path = _topic_path(topic)
+        path = topic_path(topic)
         with self._http.open("GET", path, headers=headers, timeout=_SILENCE) as stream:
             if not (stream.getheader("Content-Type") or "").startswith("text/event-stream"):
                 raise self._http.not_pushd()
             try:
                 yield from _read_events(stream)
-            except (LookupError, TypeError):
+            except (AttributeError, LookupError, TypeError):
                 raise self._http.not_pushd() from None
 
     def _check(self, response: Any, name: str) -> dict[str, Any]:
@@ -226,27 +260,113 @@ class Client:
         return response
 
 
-def _topic_path(topic: str) -> str:
+class PublishRequest(NamedTuple):
+    """A request that publishes."""
+
+    path: str
+    query: dict[str, object]
+    body: bytes
+    headers: dict[str, str]
+    #: A member that the response has.
+    expected: str
+
+
+def write_publication(
+    topic: str,
+    data: object,
+    event: str | None,
+    idempotency_key: str | None,
+    times: Mapping[str, float | None],
+) -> PublishRequest:
+    """Write the request of ``publish``. Raises ValueError and TypeError like that function."""
+    kind, body = _encode(data)
+    # Seconds may have been computed, as a Decimal or a Fraction.
+    query: dict[str, object] = {
+        name: value if isinstance(value, int) else float(value)
+        for name, value in times.items()
+        if value is not None
+    }
+    expected = "schedule" if query else "id"
+    if event is not None:
+        query["event"] = event
+    headers = {"Content-Type": kind}
+    if idempotency_key is not None:
+        headers["Idempotency-Key"] = idempotency_key
+    return PublishRequest(topic_path(topic), query, body, headers, expected)
+
+
+def write_batch(publications: Iterable[Mapping[str, Any]]) -> bytes:
+    """Write the body of a request that publishes several; see ``Client.publish_all``."""
+    members = [_write_member(**publication) for publication in publications]
+    return json.dumps({"publications": members}, allow_nan=False).encode()
+
+
+def _write_member(
+    topic: str, data: object, event: str | None = None, idempotency_key: str | None = None
+) -> dict[str, object]:
+    given = {"topic": topic, "event": event, "idempotency_key": idempotency_key}
+    member: dict[str, object] = {name: one for name, one in given.items() if one is not None}
+    if isinstance(data, bytes):
+        member["base64"] = b64encode(data).decode()
+    else:
+        _encode(data)  # Raises TypeError for another type.
+        member["data" if isinstance(data, str) else "json"] = data
+    return member
+
+
+def _encode(data: object) -> tuple[str, bytes]:
+    """Return the type and the body of a request that publishes."""
+    if isinstance(data, str):
+        return "text/plain; charset=utf-8", data.encode()
+    if isinstance(data, bytes):
+        return "application/octet-stream", data
+    if isinstance(data, dict | list):
+        text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        return "application/json", text.encode()
+    raise TypeError(f"data must be str, bytes, dict or list; got {type(data).__name__}")
+
+
+def topic_path(topic: str) -> str:
+    """Return the path of a topic. Raises ValueError if a proxy could take it for another."""
     if not _DOTS.isdisjoint(topic.split("/")):
-        # A proxy could resolve them, and would ask for another topic.
         raise ValueError(f"topic must not have . or .. as a segment; got {topic!r}")
     return f"/topics/{quote(topic)}"
 
 
-def _read_events(stream: HTTPResponse) -> Iterator[Began | Message]:
-    """Read events; one that is cut off in the middle is dropped."""
-    event, id, data = "", "", list[str]()
-    for line in stream:
+class EventReader:
+    """Reads an event stream line by line (WHATWG HTML §9.2), as far as pushd uses its format."""
+
+    def __init__(self) -> None:
+        self._event, self._id = "", ""
+        self._data: list[str] = []
+
+    def read_line(self, line: bytes) -> tuple[str, str, str] | None:
+        """Take the next line; return the name, id and data of an event that it completes.
+
+        The id is that of an earlier event if this one has none. Raises ValueError if the line is
+        not UTF-8.
+        """
         name, _, value = line.decode().rstrip("\n").partition(": ")
         if name == "event":
-            event = value
+            self._event = value
         elif name == "id":
-            id = value
+            self._id = value
         elif name == "data":
-            data.append(value)
-        elif not name and data:
-            yield _read_event(event, id, "\n".join(data))
-            event, data = "", []
+            self._data.append(value)
+        elif not name and self._data:
+            complete = self._event, self._id, "\n".join(self._data)
+            self._event, self._data = "", []
+            return complete
+        return None
+
+
+def _read_events(stream: HTTPResponse) -> Iterator[Began | Message]:
+    """Read events; one that is cut off in the middle is dropped."""
+    reader = EventReader()
+    for line in stream:
+        complete = reader.read_line(line)
+        if complete is not None:
+            yield _read_event(*complete)
 
 
 def _read_event(event: str, id: str, data: str) -> Began | Message:
@@ -254,8 +374,13 @@ def _read_event(event: str, id: str, data: str) -> Began | Message:
         case "subscribed":
             value = json.loads(data)
             return Began(value["id"], value["recovered"])
-        case "json":
-            return Message(id, json.loads(data))
         case "base64":
             return Message(id, b64decode(data))
-    return Message(id, data)
+        case "json":
+            value = json.loads(data)
+            if isinstance(value, str):
+                return Message(id, value)
+            encoded = value.get("base64")
+            content = value["data"] if encoded is None else b64decode(encoded)
+            return Message(id, content, value.get("event"))
+    return Message(id, data, event or None)

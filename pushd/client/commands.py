@@ -45,6 +45,7 @@ def publish(given: Namespace, runtime: CommandRuntime) -> None:
     response = _client(given, runtime, given.control).publish(
         given.topic,
         data if text is None else text,
+        event=given.event,
         idempotency_key=given.idempotency_key,
         delay=given.delay,
         every=given.every,
@@ -77,6 +78,15 @@ def tail(given: Namespace, runtime: CommandRuntime) -> None:
             print(printable(line), file=runtime.stderr)
 
 
+def last_id(given: Namespace, runtime: CommandRuntime) -> None:
+    """Print the last id of a topic."""
+    id = _client(given, runtime, given.control).last_id(given.topic)
+    if given.json:
+        print_json([{"topic": given.topic, "id": id}], runtime.stdout)
+    else:
+        print(printable(id), file=runtime.stdout)
+
+
 def topics(given: Namespace, runtime: CommandRuntime) -> None:
     """Print the topics."""
     page = _client(given, runtime, given.control).topics()
@@ -88,6 +98,30 @@ def topics(given: Namespace, runtime: CommandRuntime) -> None:
     _show(given, runtime, ["TOPIC", "LAST ID", "KEPT", "SUBSCRIBERS"], rows, page["topics"])
     if page["more"]:
         print(f"pushd: there are more than these {len(rows)} topics", file=runtime.stderr)
+
+
+def rules(given: Namespace, runtime: CommandRuntime) -> None:
+    """Print the rule of a topic."""
+    rule = _client(given, runtime, given.control).rules(given.topic)
+    rows = [[name, _plain(value)] for name, value in rule.items()]
+    _show(given, runtime, ["RULE", "VALUE"], rows, [rule])
+
+
+def presence(given: Namespace, runtime: CommandRuntime) -> None:
+    """Print who is present at a topic."""
+    found = _client(given, runtime, given.control).presence(given.topic)
+    rows = [
+        [
+            "-" if one["subject"] is None else one["subject"],
+            " ".join(one["connections"]) or "-",
+            "-" if one["info"] is None else json.dumps(one["info"], ensure_ascii=False),
+        ]
+        for one in found["subjects"] or ()
+    ]
+    _show(given, runtime, ["SUBJECT", "CONNECTIONS", "INFO"], rows, [found])
+    if found["subjects"] is None:
+        counts = f"{found['count']} subjects with {found['connections']} connections"
+        print(f"pushd: {counts}: too many to list (--max-present)", file=runtime.stderr)
 
 
 def connections(given: Namespace, runtime: CommandRuntime) -> None:
@@ -115,6 +149,14 @@ def close(given: Namespace, runtime: CommandRuntime) -> None:
     _client(given, runtime, given.control).close(given.id, code=given.code, reason=given.reason)
 
 
+def revoke(given: Namespace, runtime: CommandRuntime) -> None:
+    """End subscriptions, and print how many."""
+    if given.topic is None and given.subject is None:
+        raise UsageError("revoke needs --topic, --subject or both")
+    ended = _client(given, runtime, given.control).revoke(topic=given.topic, subject=given.subject)
+    print(ended, file=runtime.stdout)
+
+
 def token(given: Namespace, runtime: CommandRuntime) -> None:
     """Print a token."""
     # Imported only for this command: cryptography takes long to load.
@@ -139,8 +181,6 @@ def check(given: Namespace, runtime: CommandRuntime) -> None:
     """Check options of the daemon, and print the resulting configuration."""
     # Imported only for this command: it loads the whole daemon.
     from pushd.options.command_line import Options
-    from pushd.options.settings import OPTIONS
-    from pushd.options.sources import write_values
 
     options = Options(runtime.environ)
     try:
@@ -149,7 +189,7 @@ def check(given: Namespace, runtime: CommandRuntime) -> None:
         if error.code:
             raise UsageError(str(error.code).removeprefix("pushd: ")) from None
         return
-    print(write_values(OPTIONS, options.given), file=runtime.stdout)
+    print(options.effective(), file=runtime.stdout)
     for line in options.warnings():
         print(f"pushd: {line}", file=runtime.stderr)
 
@@ -162,14 +202,22 @@ def _client(given: Namespace, runtime: CommandRuntime, url: str) -> Client:
 def _print_message(message: Message, as_json: bool, runtime: CommandRuntime) -> None:
     if isinstance(message.data, bytes):
         encoded = b64encode(message.data).decode()
-        value, shown = {"id": message.id, "base64": encoded}, f"base64:{encoded}"
+        value, shown = {"base64": encoded}, f"base64:{encoded}"
     else:
-        value, shown = {"id": message.id, "data": message.data}, printable(message.data)
+        value, shown = {"data": message.data}, printable(message.data)
     if as_json:
-        print_json([value], runtime.stdout)
+        event = {} if message.event is None else {"event": message.event}
+        print_json([{"id": message.id, **event, **value}], runtime.stdout)
     else:
         print(f"{printable(message.id)}\t{shown}", file=runtime.stdout)
     runtime.stdout.flush()
+
+
+def _plain(value: object) -> str:
+    """Return a value of JSON as a configuration file has it, without quotes; - for none."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "-" if value is None else str(value)
 
 
 def _traffic(connection: Mapping[str, Any], direction: str) -> str:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import SplitResult, urlencode, urlsplit
 
 from pushd.errors import PushdError, Refused, Unreachable
 
@@ -37,16 +37,10 @@ class HttpClient:
     """
 
     def __init__(self, url: str, *, token: str | None, connect: Connect) -> None:
-        rule = f"the URL must be like http://127.0.0.1:8081; got {url!r}"
-        try:
-            parts = urlsplit(url)
-            port = parts.port
-        except ValueError as error:
-            raise ValueError(f"{rule} ({error})") from None
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(rule)
+        parts = split_url(url)
+        assert parts.hostname is not None  # Checked.
         self._url = url
-        self._scheme, self._host, self._port = parts.scheme, parts.hostname, port
+        self._scheme, self._host, self._port = parts.scheme, parts.hostname, parts.port
         self._path = parts.path.rstrip("/")
         # One that was read from a file or an answer often has a line end.
         self._token = token and token.strip()
@@ -99,7 +93,8 @@ class HttpClient:
         response = connection.getresponse()
         if 200 <= response.status < 300:
             return response
-        raise _refusal(response)
+        wait = response.getheader("Retry-After")
+        raise read_refusal(response.status, response.reason, wait, response.read())
 
     def _explain(self, error: Exception) -> str:
         if isinstance(error, TimeoutError):
@@ -108,12 +103,28 @@ class HttpClient:
         return f"{self._url} does not respond: {reason}"
 
 
-def _refusal(response: HTTPResponse) -> Refused:
-    """Return the exception for a response whose status is not 2xx."""
-    text = response.read().decode(errors="replace")
-    wait = response.getheader("Retry-After") or ""
+def split_url(url: str) -> SplitResult:
+    """Return the parts of a pushd's URL. Raises ValueError if it is not valid."""
+    rule = f"the URL must be like http://127.0.0.1:8081; got {url!r}"
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - raises ValueError
+    except ValueError as error:
+        raise ValueError(f"{rule} ({error})") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(rule)
+    return parts
+
+
+def read_refusal(status: int, phrase: str, wait: str | None, body: bytes) -> Refused:
+    """Return the exception for a response whose status is not 2xx.
+
+    :param phrase: the text beside the status.
+    :param wait: the header ``Retry-After``.
+    """
+    text = body.decode(errors="replace")
     retry_after = None
-    if wait.isascii() and wait.isdigit():
+    if wait and wait.isascii() and wait.isdigit():
         retry_after = min(float(wait), MAX_RETRY_AFTER)
     try:
         value = json.loads(text)
@@ -121,5 +132,5 @@ def _refusal(response: HTTPResponse) -> Refused:
     except (ValueError, LookupError, TypeError, AttributeError):
         # Not from pushd itself, but from a view or a proxy.
         short = " ".join(text.split())
-        error, where = short if 0 < len(short) < _MAX_ERROR else response.reason, None
-    return Refused(response.status, error, where, retry_after)
+        error, where = short if 0 < len(short) < _MAX_ERROR else phrase, None
+    return Refused(status, error, where, retry_after)

@@ -2,60 +2,94 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 from django.conf import settings
 from django.core import mail
+from django.db import transaction
 
-from pushd import client
-from pushd.errors import Refused, Unavailable, Unreachable
-from pushd.topics.publication import Id
-from pushd.views import inprocess
+from pushd.client import anywhere
+from pushd.topics.json_data import encode_json
+from pushd.topics.publication import check_event, check_topic
 
-# The setting with the URL of the control port, and its default: that of a pushd on this machine.
-# With None, nothing is sent.
+# The setting with the URL of the control port. Without it, the environment variable of the same
+# name counts; with None, nothing is sent.
 _SETTING = "PUSHD_CONTROL_URL"
-_DEFAULT = "http://127.0.0.1:8081"
-
-# Seconds that each step of a request may take: a page or a command waits for it.
-_TIMEOUT = 5.0
 
 
 def publish(
     topic: str,
-    data: str | bytes,
+    data: str | bytes | dict[str, Any] | list[Any],
     *,
+    event: str | None = None,
     delay: float | None = None,
     every: float | None = None,
     count: int | None = None,
+    on_commit: bool = False,
+    using: str | None = None,
 ) -> Any:
-    """Publish to a topic, from any process of the site; see ``Request.publish``.
+    """Publish to a topic, from any process of the site; see ``pushd.publish``.
 
-    In the process of pushd this is ``pushd.views.publish``. In others, such as ``manage.py``, a
-    task queue or another server, it is a request to the control port at the setting
-    ``PUSHD_CONTROL_URL``. In Django's tests nothing is sent unless a ``pushd.testing.Daemon`` runs.
+    The control port is at the setting ``PUSHD_CONTROL_URL``, or at the environment variable of that
+    name if there is no such setting. In Django's tests nothing is sent unless a
+    ``pushd.testing.Daemon`` runs.
+
+    :param on_commit: publish when the current transaction is committed, and not at all if it is
+        rolled back; without a transaction, at once. Django logs a failure, which does not reach the
+        caller, as a ``robust`` function of ``transaction.on_commit``.
+    :param using: the database of that transaction; None for the default one.
 
     Returns the publication's id. If a time is given, it returns a handle with ``cancel()`` in
     pushd's process, and in others the id of the schedule at the control port. Returns None if
-    nothing is sent. Raises ValueError and TypeError like ``Request.publish``, Unavailable if pushd
-    or its Redis cannot be reached, and Refused if pushd refuses for another reason.
+    nothing is sent, and with ``on_commit``. Raises ValueError and TypeError like
+    ``Request.publish``, Unavailable if pushd or its Redis cannot be reached, and Refused if pushd
+    refuses for another reason.
     """
-    if inprocess.is_running():
-        return inprocess.publish(topic, data, delay=delay, every=every, count=count)
-    url = getattr(settings, _SETTING, _DEFAULT)
+    if not on_commit:
+        return _publish(topic, data, event=event, delay=delay, every=every, count=count)
+    check_topic(topic)
+    if event is not None:
+        check_event(event)
+    if isinstance(data, dict | list):
+        encode_json(data)  # Raises what the call in the transaction would raise later.
+        data = deepcopy(data)
+    elif not isinstance(data, str | bytes):
+        raise TypeError(f"publication must be str, bytes, dict or list; got {type(data).__name__}")
+
+    def send() -> None:
+        _publish(topic, data, event=event, delay=delay, every=every, count=count)
+
+    transaction.on_commit(send, using=using, robust=True)
+    return None
+
+
+def last_id(topic: str) -> str | None:
+    """Return the id with which a page that is rendered now subscribes to a topic.
+
+    See ``pushd.last_id``. The control port is that of ``publish``; returns None where ``publish``
+    sends nothing.
+    """
+    daemon = anywhere.find_daemon()
+    if daemon is not None:
+        id: str = daemon.last_id(topic)
+        return id
+    url = _control_url()
+    return None if url is None else anywhere.last_id_at(url, topic)
+
+
+def _publish(topic: str, data: str | bytes | dict[str, Any] | list[Any], **options: Any) -> Any:
+    daemon = anywhere.find_daemon()
+    if daemon is not None:
+        return daemon.publish(topic, data, **options)
+    url = _control_url()
+    return None if url is None else anywhere.publish_at(url, topic, data, **options)
+
+
+def _control_url() -> str | None:
+    """Return the URL of the control port; None if nothing is to be sent."""
     # Django's test runners replace the mailbox by a list of this name.
-    if url is None or hasattr(mail, "outbox"):
+    if hasattr(mail, "outbox"):
         return None
-    try:
-        answer = client.publish(
-            url, topic, data, delay=delay, every=every, count=count, timeout=_TIMEOUT
-        )
-    except Unreachable as error:
-        raise Unavailable(f"not published to {topic}: {error} (setting {_SETTING})") from error
-    except Refused as error:
-        if error.status == 503:
-            raise Unavailable(f"not published to {topic}: {error}") from error
-        if error.status == 400:
-            raise ValueError(str(error)) from error
-        raise
-    return Id.parse(answer["id"]) if "id" in answer else answer["schedule"]
+    url: str | None = getattr(settings, _SETTING, anywhere.control_url())
+    return url

@@ -17,6 +17,7 @@ from django.utils.module_loading import import_string
 
 from pushd.access.closing import NORMAL
 from pushd.errors import ConversationOver, NoMoreMessages
+from pushd.topics.presence import PresenceList
 from pushd.views.request import name_of
 from pushd.views.threads import BlockingWebSocket
 
@@ -116,6 +117,10 @@ class WebSocket:
     def subscribe(self, topic: str, after: str | None = None) -> bool:
         """Subscribe the browser to a topic; see ``pushd.views.WebSocket.subscribe``."""
         return self._websocket.subscribe(topic, after)
+
+    def presence(self, topic: str) -> PresenceList:
+        """Return who is present at a topic; see ``pushd.views.WebSocket.presence``."""
+        return self._websocket.presence(topic)
 
     def unsubscribe(self, topic: str) -> None:
         """End the browser's subscription to a topic."""

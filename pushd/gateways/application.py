@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
+from importlib import import_module
 from io import BytesIO
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from pushd.gateways.environ import make_environ
 from pushd.protocols.http.response import phrase_of
+from pushd.views.authorizer import AuthorizeFunction
 from pushd.views.exchange import HandshakeResponse
 from pushd.views.request import Request
 
@@ -24,6 +27,12 @@ _HOP_BY_HOP = frozenset(
 _STATUS = re.compile(r"([2-5]\d\d)(?: ([ -~]*))?")
 _LENGTH = re.compile(r"[0-9]{1,18}")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+# The module of Django's settings.
+_SETTINGS = "django.conf"
+
+# The annex that asks a Django site, which only a daemon that serves one loads.
+_DJANGO = "pushd.django.authorizing"
 
 # How many bytes are sent of a body that refuses a handshake: browsers show pages none of it.
 _MAX_REFUSAL = 1 << 16
@@ -107,6 +116,22 @@ def call_application(
         close = getattr(pieces, "close", None)
         if close is not None:
             close()
+
+
+def find_authorizer() -> AuthorizeFunction | None:
+    """Return the authorizer of a Django site that has the setting ``PUSHD_AUTHORIZE``, or None.
+
+    Django is not imported, unless the application has done that. Raises what Django raises if the
+    setting is wrong.
+    """
+    conf = sys.modules.get(_SETTINGS)
+    if conf is None or not conf.settings.configured:
+        return None
+    if getattr(conf.settings, "PUSHD_AUTHORIZE", None) is None:
+        return None
+    module = import_module(_DJANGO)
+    module.find_function()
+    return cast(AuthorizeFunction, module.authorize)
 
 
 def check_head(status: Any, headers: Any) -> Head:

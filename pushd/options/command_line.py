@@ -27,6 +27,12 @@ from pushd.options.sources import (
     write_defaults,
     write_values,
 )
+from pushd.options.topic_tables import (
+    find_rule_conflicts,
+    read_rules,
+    write_example,
+    write_rules,
+)
 from pushd.topics.redis.address import find_missing_package
 
 # Longer lines are hard to read, however wide the terminal is.
@@ -70,7 +76,7 @@ class Options(UsageOptions):
 
     def opt_print_config(self) -> None:
         """Print a configuration file with all options and their defaults, and exit."""
-        raise _print_and_exit(write_defaults(OPTIONS).removesuffix("\n"))
+        raise _print_and_exit((write_defaults(OPTIONS) + write_example()).removesuffix("\n"))
 
     def opt_version(self) -> None:
         """Print the version and exit."""
@@ -118,7 +124,12 @@ class Options(UsageOptions):
                 raise SystemExit(f"pushd: --broker {broker}: {missing}")
             for line in self.warnings():
                 print(f"pushd: {line}", file=sys.stderr)  # noqa: T201 - the output asked for
-            raise _print_and_exit(write_values(OPTIONS, self.given))
+            raise _print_and_exit(self.effective())
+
+    def effective(self) -> str:
+        """Return a configuration file with the values of all options, and the rules for topics."""
+        rules = write_rules(self._file, self.settings.rules)
+        return "\n".join([write_values(OPTIONS, self.given), *rules])
 
     def warnings(self) -> list[str]:
         """Return a line for each option that is valid, but may be a mistake."""
@@ -130,15 +141,19 @@ class Options(UsageOptions):
 
         Raises InvalidOptions.
         """
-        given, mistakes = Sources(self._given, self._environ, self._file).collect(OPTIONS)
+        sources = Sources(self._given, self._environ, self._file)
+        given, mistakes, topics = sources.collect(OPTIONS)
         values, invalid = parse(OPTIONS, given)
-        mistakes += invalid
+        rules, wrong = read_rules(self._file, topics, values)
+        mistakes += invalid + wrong
         if not invalid:
             mistakes += [describe_conflict(one, given) for one in find_conflicts(values)]
+            if not wrong:
+                mistakes += find_rule_conflicts(self._file, rules, values)
         if mistakes:
             # An exception that views raise when they are imported may have a text of many lines.
             raise InvalidOptions([" ".join(mistake.split()) for mistake in mistakes])
-        return make_settings(Settings, values), given
+        return make_settings(Settings, {**values, "rules": rules}), given
 
     def _explain(self, error: GetoptError) -> str:
         """Return the line for a command line that getopt cannot parse."""

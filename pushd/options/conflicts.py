@@ -9,6 +9,7 @@ from ipaddress import ip_address
 
 from twisted.internet.endpoints import serverFromString
 
+from pushd.gateways.application import find_authorizer
 from pushd.options.option import Values
 from pushd.options.parsers import BEHIND_PROXY
 from pushd.options.sources import Conflict
@@ -25,9 +26,28 @@ def _find_shared_endpoints(values: Values) -> Iterator[Conflict]:
             yield Conflict(names, f"the endpoint {endpoint} is given {count} times")
 
 
+def _find_wrong_authorizer(values: Values) -> Iterator[Conflict]:
+    """Find a setting of a Django site that names no function."""
+    if values["wsgi"] is not None and values["authorize"] is None:
+        try:
+            find_authorizer()
+        except Exception as error:  # The module of the function may raise anything.
+            yield Conflict(("wsgi",), str(error))
+
+
+def has_authorizer(values: Values) -> bool:
+    """Return whether there is an authorizer, or a setting of a Django site that should name one."""
+    if values["authorize"] is not None or values["wsgi"] is None:
+        return values["authorize"] is not None
+    try:
+        return find_authorizer() is not None
+    except Exception:  # It is among the conflicts.
+        return True
+
+
 def find_conflicts(values: Values) -> list[Conflict]:
     """Find all conflicts in the values of all options."""
-    return list(_find_shared_endpoints(values))
+    return [*_find_shared_endpoints(values), *_find_wrong_authorizer(values)]
 
 
 #: What is wrong with a control port that other machines can reach.

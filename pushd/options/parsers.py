@@ -13,6 +13,7 @@ from twisted.logger import LogLevel
 
 from pushd.gateways.application import Application
 from pushd.protocols.http.policy import DEFAULT_CSP
+from pushd.views.authorizer import AuthorizeFunction
 from pushd.views.routes import Routes, load, load_routes
 
 #: Values of ``--log-level``: messages below the level are not logged.
@@ -150,3 +151,13 @@ def parse_wsgi(given: str | None) -> Application | None:
     if not callable(application):
         raise TypeError(f"must be a WSGI application; got a {type(application).__name__}")
     return cast(Application, application)
+
+
+def parse_authorize(given: str | None) -> AuthorizeFunction | None:
+    """Import an authorizer, such as ``chat.access:may``."""
+    if given is None:
+        return None
+    authorizer = load(given)
+    if not callable(authorizer):
+        raise TypeError(f"must be an authorizer; got a {type(authorizer).__name__}")
+    return cast(AuthorizeFunction, authorizer)

@@ -25,6 +25,7 @@ from pushd.options.parsers import (
     LEVELS,
     number,
     one_of,
+    parse_authorize,
     parse_control,
     parse_csp,
     parse_folder,
@@ -38,6 +39,8 @@ from pushd.options.sizes import AUTO, ShareOfMemory, Size
 from pushd.protocols.http.policy import DEFAULT_CSP
 from pushd.topics.history import Retention
 from pushd.topics.redis.address import RedisAddress, parse_broker
+from pushd.topics.rules import Rules
+from pushd.views.authorizer import AuthorizeFunction
 from pushd.views.demo import ticker
 from pushd.views.routes import Routes
 from pushd.views.runner import GRACE
@@ -223,6 +226,15 @@ class Settings:
         default=(),
         live=True,
     )
+    authorize: AuthorizeFunction | None = setting(
+        ACCESS,
+        "authorize",
+        "MODULE:FUNCTION",
+        parse_authorize,
+        "Your authorizer: a Python module, and the function in it that decides, for each request, "
+        "whether a client may subscribe or publish to a topic. A Django site names it in its "
+        "setting PUSHD_AUTHORIZE.",
+    )
     proxies: Proxies = setting(
         ACCESS,
         "trusted-proxy",
@@ -288,6 +300,15 @@ class Settings:
             Size(1, 1 << 30),
             "Maximum amount of unsent data per client. A client that reads too slowly is "
             "disconnected with 1013.",
+            live=True,
+        ),
+        Option(
+            LIMITS,
+            "max-present",
+            "N",
+            number(0, 100_000),
+            "Maximum subjects that the presence of a topic lists, and of which its subscribers are "
+            "told when they join and leave. More are only counted.",
             live=True,
         ),
         Option(
@@ -393,6 +414,8 @@ class Settings:
         ),
         prefix="history-",
     )
+    #: Rules for topics. They have no option: they are tables of the configuration file.
+    rules: Rules = combined_setting(lambda values: Rules(values.get("rules", ())), Rules)
     fast_paths: bool = setting(
         PERFORMANCE,
         "fast-paths",

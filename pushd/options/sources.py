@@ -33,6 +33,9 @@ _SERVICE_LINK = re.compile(
     r"\w*_(SERVICE_(HOST|PORT)(_\w+)?=.*|PORT(_\d+_[A-Z]+)?=[a-z]+://.*|PORT_\d+_[A-Z]+_[A-Z]+=.*)"
 )
 
+#: The name of the tables for topics in the configuration file.
+TABLE = "topic"
+
 # How similar a name must be to be suggested, from 0 to 1: less than "allow-origin" is to "origin",
 # more than "reload" is to "threads".
 _SIMILAR = 0.65
@@ -63,6 +66,16 @@ class Conflict(NamedTuple):
     reason: str
 
 
+class Collected(NamedTuple):
+    """What sources give: to options, and to topics."""
+
+    given: dict[str, Given]
+    #: One line for each mistake.
+    mistakes: list[str]
+    #: What the configuration file has under the name ``topic``, not checked; None for nothing.
+    topics: object = None
+
+
 @dataclass(frozen=True)
 class Sources:
     """Everything that can give options a value, apart from their defaults.
@@ -76,9 +89,12 @@ class Sources:
     environ: Mapping[str, str]
     file: str | None = None
 
-    def collect(self, options: Sequence[Option]) -> tuple[dict[str, Given], list[str]]:
-        """Return what each option was given, and one line for each mistake in the sources."""
-        written, mistakes = read_file(options, self.file) if self.file is not None else ({}, [])
+    def collect(self, options: Sequence[Option]) -> Collected:
+        """Return what each option was given, the tables for topics, and all mistakes."""
+        if self.file is None:
+            written, mistakes, topics = Collected({}, [])
+        else:
+            written, mistakes, topics = read_file(options, self.file)
         given = {}
         for option in options:
             texts = self.command_line.get(option.name)
@@ -90,7 +106,8 @@ class Sources:
                 given[option.name] = Given(text, option.variable)
             else:
                 given[option.name] = written.get(option.name, Given(option.default, ""))
-        return given, mistakes + list(_unknown_variables(options, self.environ))
+        mistakes = mistakes + list(_unknown_variables(options, self.environ))
+        return Collected(given, mistakes, topics)
 
 
 def unknown_option(name: str, guess: str | None) -> str:
@@ -123,14 +140,15 @@ def _unknown_variables(options: Sequence[Option], environ: Mapping[str, str]) ->
             yield unknown_option(variable, variables[guess] if guess else None)
 
 
-def read_file(options: Sequence[Option], path: str) -> tuple[dict[str, Given], list[str]]:
-    """Return what a configuration file gives the options, and one line for each mistake in it."""
+def read_file(options: Sequence[Option], path: str) -> Collected:
+    """Return what a configuration file gives, and one line for each mistake in it."""
     try:
         table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        return {}, [f"--config {path}: cannot be read: {error.strerror}"]
+        return Collected({}, [f"--config {path}: cannot be read: {error.strerror}"])
     except ValueError as error:  # From the TOML parser or from the UTF-8 decoder.
-        return {}, [f"{path}: not valid TOML: {error}"]
+        return Collected({}, [f"{path}: not valid TOML: {error}"])
+    topics = table.pop(TABLE, None)
     known = {option.name: option for option in options}
     given, mistakes = {}, []
     for name, value in table.items():
@@ -143,7 +161,7 @@ def read_file(options: Sequence[Option], path: str) -> tuple[dict[str, Given], l
             given[name] = Given(option.read(value), where)
         except TypeError as error:
             mistakes.append(f"{where} {option.show_value(value)}: {error}")
-    return given, mistakes
+    return Collected(given, mistakes, topics)
 
 
 def parse(

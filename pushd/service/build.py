@@ -18,6 +18,7 @@ from pushd.access.connections import Connections
 from pushd.access.counters import Counters
 from pushd.access.limits import Limits
 from pushd.access.memory import Memory
+from pushd.access.permissions import PermissionCache, Revoker
 from pushd.access.proxies import Proxies
 from pushd.access.throttle import Throttle
 from pushd.api.health import Readiness
@@ -25,6 +26,7 @@ from pushd.api.publish import max_batch_body
 from pushd.api.resource import DaemonState
 from pushd.api.topics import TopicDependencies
 from pushd.api.urls import control_site, public_site
+from pushd.gateways.application import find_authorizer
 from pushd.gateways.wsgi import Pool, WsgiGateway
 from pushd.options.settings import Settings
 from pushd.protocols.cork import Cork
@@ -41,15 +43,18 @@ from pushd.service.daemon import Drain, PushService
 from pushd.service.listening import PortService
 from pushd.service.metrics import MetricsCollector, PoolUsage, TopicCollector
 from pushd.service.reload import LiveSettings
+from pushd.topics.attendance import Attendances
 from pushd.topics.broker import Broker, MemoryBroker
 from pushd.topics.history import History, Retention
 from pushd.topics.hub import Hub
+from pushd.topics.presence import Presence
 from pushd.topics.publisher import Publisher
 from pushd.topics.redis.address import RedisAddress, find_missing_package
 from pushd.topics.redis.broker import RedisBroker
 from pushd.topics.redis.scripts import RedisNames
-from pushd.topics.rules import Rules
+from pushd.topics.rules import Rule, Rules, default_access
 from pushd.topics.scheduled import ScheduledPublications
+from pushd.views.authorizer import AuthorizeFunction, TopicAuthorizer
 from pushd.views.exchange import ViewDependencies
 from pushd.views.inprocess import InProcess
 from pushd.views.runner import Threads, ViewRunner
@@ -179,22 +184,52 @@ def _scripts() -> list[str]:
 def _build_state(inputs: _BuildInputs) -> DaemonState:
     """Build what holds topics, scheduled publications and connections."""
     runtime, settings = inputs.runtime, inputs.settings
+    rules = inputs.live.rules
     broker = make_broker(
-        settings.broker, runtime.reactor, settings.retention, _make_name, inputs.memory.add
+        settings.broker, runtime.reactor, settings.retention, _make_name, inputs.memory.add, rules
     )
     inputs.memory.watch_history(broker)
     memory = inputs.memory
-    hub = Hub(broker, runtime.reactor, runtime.cork.flush, lambda: memory.exceeded)
+    hub = Hub(
+        broker,
+        runtime.reactor,
+        runtime.cork.flush,
+        lambda: memory.exceeded,
+        rules,
+    )
     broker.start(hub.deliver, hub.end_at_gap, hub.room)
     inputs.counters.register(TopicCollector(hub.counters, broker))
+    connections = Connections(runtime.reactor, runtime.wall)
+    permissions = PermissionCache(runtime.reactor.seconds, runtime.wall)
+    presence = Presence(runtime.reactor, inputs.live.limits, _make_name()[:6], broker.presence)
     return DaemonState(
         clock=runtime.reactor,
         broker=broker,
         hub=hub,
         scheduled=ScheduledPublications(inputs.clock, broker, _make_name),
-        connections=Connections(runtime.reactor, runtime.wall),
+        connections=connections,
         limits=inputs.live.limits,
-        rules=Rules(),
+        rules=rules,
+        attendances=Attendances(presence, rules, connections),
+        default_rule=partial(_make_default_rule, settings, inputs.live),
+        permissions=permissions,
+        revoker=Revoker(connections, permissions),
+    )
+
+
+def _make_default_rule(settings: Settings, live: LiveSettings) -> Rule:
+    """Return what holds for topics without a rule at the moment."""
+    access = partial(
+        default_access,
+        has_keys=bool(live.keys),
+        has_authorizer=_find_authorizer(settings) is not None,
+    )
+    return Rule(
+        history_size=settings.retention.size,
+        history_ttl=settings.retention.ttl,
+        subscribe=access(publish=False),
+        publish=access(publish=True),
+        max_message=live.limits.max_message,
     )
 
 
@@ -209,7 +244,15 @@ def _build_views(inputs: _BuildInputs, state: DaemonState) -> ViewDependencies:
         connections=state.connections,
         counters=inputs.counters,
         hub=state.hub,
-        publisher=Publisher(state.broker, state.scheduled, live.limits),
+        attendances=state.attendances,
+        publisher=Publisher(
+            state.broker,
+            state.scheduled,
+            live.limits,
+            state.attendances,
+            state.rules,
+            state.revoker,
+        ),
         files=StaticFiles([*_own_files(settings), shipped_client()]),
     )
 
@@ -219,28 +262,66 @@ def _build_public_site(
 ) -> PushdSite:
     """Build the site of the public port: views, topics, and an application or static files."""
     runtime, settings = inputs.runtime, inputs.settings
+    authorize, pool = _find_authorizer(settings), None
+    if settings.wsgi is not None or authorize is not None:
+        pool = runtime.threads.make_page_pool(settings.wsgi_threads)
+    authorizer = None
+    if authorize is not None and pool is not None:
+        authorizer = _build_authorizer(inputs, views, state, authorize, pool)
     return public_site(
         runtime.reactor,
         public_policy(
             runtime.reactor, inputs.live, settings.proxies, inputs.counters, inputs.memory
         ),
         settings.routes,
-        TopicDependencies(runtime.reactor, views, state),
+        TopicDependencies(runtime.reactor, views, state, authorizer),
         StaticFiles([*_own_files(settings), shipped_client()], _hidden_files(settings)),
-        _build_application(inputs, views),
+        _build_application(inputs, views, pool),
     )
 
 
-def _build_application(inputs: _BuildInputs, views: ViewDependencies) -> WsgiGateway | None:
+def _find_authorizer(settings: Settings) -> AuthorizeFunction | None:
+    """Return the operator's authorizer, or that of the application; None without one."""
+    if settings.authorize is not None or settings.wsgi is None:
+        return settings.authorize
+    return find_authorizer()
+
+
+def _build_authorizer(
+    inputs: _BuildInputs,
+    views: ViewDependencies,
+    state: DaemonState,
+    function: AuthorizeFunction,
+    pool: Pool,
+) -> TopicAuthorizer:
+    """Build what asks the authorizer."""
+    runtime, settings = inputs.runtime, inputs.settings
+    return TopicAuthorizer(
+        function,
+        runtime.reactor,
+        now=runtime.wall,
+        publisher=views.publisher,
+        threads=runtime.threads,
+        pool=pool,
+        # An authorizer that hangs must leave threads for pages.
+        limit=(settings.wsgi_threads + 1) // 2,
+        failed=inputs.counters.view_errors.inc,
+        cache=state.permissions,
+    )
+
+
+def _build_application(
+    inputs: _BuildInputs, views: ViewDependencies, pool: Pool | None
+) -> WsgiGateway | None:
     """Build what an application's pages are made with; None without an application."""
     runtime, settings = inputs.runtime, inputs.settings
-    if settings.wsgi is None:
+    if settings.wsgi is None or pool is None:
         return None
     return WsgiGateway(
         settings.wsgi,
         views,
         threads=runtime.threads,
-        pool=runtime.threads.make_page_pool(settings.wsgi_threads),
+        pool=pool,
         files=StaticFiles(_own_files(settings)),
         shipped=StaticFiles([shipped_client()]),
         limits=inputs.live.limits,
@@ -358,15 +439,18 @@ def make_broker(
     retention: Retention,
     make_name: Callable[[], str],
     grown: Callable[[int], object],
+    rules: Rules,
 ) -> Broker:
     """Make the broker: over Redis, or in memory without an address.
 
     :param retention: how many publications are kept, and for how long.
     :param make_name: returns a random name that is not in use.
     :param grown: called with the bytes that each publication adds to what is kept in memory.
+    :param rules: of topics that are kept otherwise.
     """
     if address is None:
-        return MemoryBroker(reactor, History(reactor, retention, make_name, grown))
+        history = History(reactor, retention, make_name, grown, rules)
+        return MemoryBroker(reactor, history, generation=make_name())
     # Imported here because its library is an extra, and imports the global reactor.
     from pushd.topics.redis.session import open_session
 
@@ -377,4 +461,5 @@ def make_broker(
         names=RedisNames(address.prefix, address.db),
         retention=retention,
         make_name=make_name,
+        rules=rules,
     )

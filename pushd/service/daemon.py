@@ -55,6 +55,7 @@ class PushService(MultiService):
         self._clock = state.clock
         self._broker = state.broker
         self._scheduled = state.scheduled
+        self._presence = state.attendances.presence
         self._readiness = readiness
         self._drain = drain
         self._views = views
@@ -109,6 +110,8 @@ class PushService(MultiService):
         # They may still read messages, clean up, and publish.
         await self._wait(self._views.settled(), self._views.grace)
         self._scheduled.stop()
+        await self._wait(self._presence.leave(), _LAST_REQUESTS)
+        self._presence.stop()
         self._broker.stop()
         closed = gatherResults([port.close() for port in self.control], consumeErrors=True)
         await self._wait(closed, _LAST_REQUESTS)

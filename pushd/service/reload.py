@@ -13,7 +13,10 @@ from pushd.access.tokens import TokenKeys
 from pushd.errors import InvalidOptions
 from pushd.options.command_line import Options
 from pushd.options.settings import OPTIONS, Applier, Settings
+from pushd.options.sources import TABLE
+from pushd.options.topic_tables import show_rules
 from pushd.protocols.http.policy import page_headers
+from pushd.topics.rules import Rules
 
 _log = Logger(namespace="pushd.service")
 
@@ -21,8 +24,8 @@ _log = Logger(namespace="pushd.service")
 class LiveSettings:
     """The settings that a reload can change, as the parts of a running daemon read them.
 
-    A daemon has one of these. What depends on a setting keeps a reference to one of its five
-    objects, which a reload changes in place.
+    A daemon has one of these. What depends on a setting keeps a reference to one of its objects,
+    which a reload changes in place.
 
     :param allow_connections: gives how many of the wanted connections the process can have.
     """
@@ -38,6 +41,8 @@ class LiveSettings:
         self.control_hosts = Hosts()
         #: Keys of tokens.
         self.keys = TokenKeys()
+        #: Rules for topics.
+        self.rules = Rules()
         #: Headers of every page.
         self.page_headers: dict[bytes, bytes] = {}
 
@@ -47,6 +52,7 @@ class LiveSettings:
         self.hosts.replace(settings.hosts)
         self.control_hosts.replace(settings.control_hosts)
         self.keys.replace(settings.token_keys)
+        self.rules.replace(settings.rules)
         self.page_headers.clear()
         self.page_headers.update(page_headers(settings.csp))
         allowed = self._allow_connections(settings.limits.max_connections)
@@ -65,6 +71,7 @@ class Reloader:
         self._appliers = appliers
         self._in_force = {name: given.text for name, given in options.given.items()}
         self._keys = options.settings.token_keys
+        self._rules = options.settings.rules
 
     def reload(self) -> None:
         """Reload, and log each option that has changed. With any mistake, nothing changes."""
@@ -104,6 +111,7 @@ class Reloader:
                 value=option.show(text) or "unset",
                 before=option.show(before) or "unset",
             )
+        self._log_rules(settings.rules)
         for apply in self._appliers:
             try:
                 apply(settings)
@@ -113,3 +121,15 @@ class Reloader:
                     event="reload_failed",
                 )
         _log.info("options reloaded", event="reloaded")
+
+    def _log_rules(self, rules: Rules) -> None:
+        """Log the rules for topics if they have changed."""
+        before, self._rules = self._rules, rules
+        if list(before) != list(rules):
+            _log.info(
+                "{option} changed from {before} to {value}",
+                event="reloaded",
+                option=TABLE,
+                value=show_rules(rules) or "unset",
+                before=show_rules(before) or "unset",
+            )

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
-from threading import get_ident
+from threading import RLock
 from types import TracebackType
 from typing import Any
 
@@ -35,6 +35,7 @@ from pushd.testing.memory_network import MemoryNetwork
 from pushd.views.inprocess import InProcess
 from pushd.views.request import View
 from pushd.views.routes import Routes
+from pushd.views.threads import BlockingPublisher
 
 # Host of all requests, unless a test chooses another.
 _HOST = "localhost:8080"
@@ -71,8 +72,9 @@ class Daemon:
         #: The clock that views see; a memory reactor for everything else.
         self.clock = MemoryReactorClock()
         self._network = MemoryNetwork()
-        # The test's thread, and whether it runs the daemon at the moment.
-        self._thread, self._running = get_ident(), False
+        # Whether the daemon runs at the moment, in the thread that has the lock: the test's, or one
+        # that publishes. (The body of an async test of Django's has a thread of its own.)
+        self._running, self._lock = False, RLock()
         self._service = build(
             self.settings,
             Runtime(
@@ -157,8 +159,9 @@ class Daemon:
     def publish(
         self,
         topic: str,
-        data: str | bytes,
+        data: str | bytes | dict[str, Any] | list[Any],
         *,
+        event: str | None = None,
         delay: float | None = None,
         every: float | None = None,
         count: int | None = None,
@@ -168,8 +171,13 @@ class Daemon:
         ``pushd.views.publish`` itself can be called by the test as well, and reaches the daemon
         that was started last.
         """
-        [here] = [service for service in self._service if isinstance(service, InProcess)]
-        return here.publisher.publish(topic, data, delay=delay, every=every, count=count)
+        return self._publisher.publish(
+            topic, data, event=event, delay=delay, every=every, count=count
+        )
+
+    def last_id(self, topic: str) -> str:
+        """Return a topic's last id; see ``pushd.views.last_id``."""
+        return self._publisher.last_id(topic)
 
     def advance(self, *seconds: float) -> None:
         """Let time pass step by step, each with all of its effects."""
@@ -212,19 +220,33 @@ class Daemon:
         self._network.cut()
         self.settle()
 
+    @property
+    def _publisher(self) -> BlockingPublisher:
+        [here] = [service for service in self._service if isinstance(service, InProcess)]
+        return here.publisher
+
     @contextmanager
     def _run(self) -> Iterator[None]:
         """Note that the code inside is the daemon's, not the test's."""
-        before, self._running = self._running, True
-        try:
-            yield
-        finally:
-            self._running = before
+        with self._lock:
+            before, self._running = self._running, True
+            try:
+                yield
+            finally:
+                self._running = before
 
     def _call_for_test(self, function: Callable[[], Any]) -> Any:
         """Call a function for the test's own code, as for that of a thread; deliver its effects."""
-        if self._running or get_ident() != self._thread:
-            raise RuntimeError("a blocking WebSocket was used outside its view's thread")
+        if not self._lock.acquire(blocking=False):
+            raise _outside()
+        try:
+            return self._call(function)
+        finally:
+            self._lock.release()
+
+    def _call(self, function: Callable[[], Any]) -> Any:
+        if self._running:
+            raise _outside()
         done = maybeDeferred(function)
         self.settle()
         if not done.called:
@@ -247,3 +269,10 @@ class Daemon:
         traceback: TracebackType | None,
     ) -> None:
         self.stop()
+
+
+def _outside() -> RuntimeError:
+    return RuntimeError(
+        "a blocking WebSocket was used outside its view's thread, or something was published by "
+        "another thread or an async view while the daemon ran"
+    )

@@ -13,7 +13,9 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from pushd.schedule.timeouts import TimeoutQueue
+from pushd.topics.cursor import UNKNOWN, Cursor
 from pushd.topics.history import History
+from pushd.topics.presence import PresenceExchange
 from pushd.topics.publication import Id, Publication, Replay, size_of
 
 # How long an idempotency key is remembered, in seconds, and the maximum number of keys.
@@ -52,6 +54,26 @@ def succeed_at_once() -> Deferred[None]:
 class TopicSource(Protocol):
     """The part of a broker that a hub needs."""
 
+    @property
+    def generation(self) -> str:
+        """A random name of the numbering: sequences of one generation can be compared."""
+
+    @property
+    def settled(self) -> int:
+        """The sequence up to which every publication of followed topics was delivered to the hub.
+
+        It does not move while one of them catches up.
+        """
+
+    def newest(self, topic: str) -> int:
+        """Return the sequence of the newest publication of a topic that may have been read here."""
+
+    def locate(self, topics: Sequence[str], cursor: Cursor) -> Deferred[list[Id | None]]:
+        """Find for each topic the id after which a subscriber with a cursor has to continue.
+
+        None if it is not known whether something is missing then.
+        """
+
     def replay(self, topic: str, after: Id | None, limit: int) -> Deferred[Replay]:
         """Read the publications after an id; see ``History.replay``."""
 
@@ -68,6 +90,10 @@ class Broker(TopicSource, Protocol):
     A Deferred fails with ``Unavailable`` if the publications are kept outside of this process and
     cannot be reached.
     """
+
+    @property
+    def presence(self) -> PresenceExchange | None:
+        """Shares presence with other nodes; None for a single process."""
 
     @property
     def published(self) -> int:
@@ -94,7 +120,14 @@ class Broker(TopicSource, Protocol):
         :param room: awaited between the parts of a large batch, where that is possible.
         """
 
-    def publish(self, topic: str, data: str | bytes, key: str | None = None) -> Deferred[Id]:
+    def publish(
+        self,
+        topic: str,
+        data: str | bytes,
+        key: str | None = None,
+        event: str | None = None,
+        is_json: bool = False,
+    ) -> Deferred[Id]:
         """Publish. For a key that the topic has seen, only give the id of the first time."""
 
     def publish_all(self, drafts: Sequence[Draft]) -> Deferred[list[Id]]:
@@ -114,11 +147,18 @@ class Broker(TopicSource, Protocol):
 
 
 class MemoryBroker:
-    """Broker of a single process, which keeps all publications in memory."""
+    """Broker of a single process, which keeps all publications in memory.
 
-    def __init__(self, clock: IReactorTime, history: History) -> None:
+    :param generation: a random name; see ``TopicSource.generation``.
+    """
+
+    #: There are no other nodes.
+    presence: PresenceExchange | None = None
+
+    def __init__(self, clock: IReactorTime, history: History, generation: str = UNKNOWN) -> None:
         #: Publications accepted.
         self.published = 0
+        self.generation = generation
         self._clock = clock
         self._history = history
         self._deliver: Callable[[Publication], None] | None = None
@@ -130,6 +170,11 @@ class MemoryBroker:
         self._keys: TimeoutQueue[tuple[str, str]] = TimeoutQueue(
             clock, timeout=KEY_TTL, expired=self._ids.pop
         )
+
+    @property
+    def settled(self) -> int:
+        """The sequence of the last publication: each is delivered at once."""
+        return self._history.sequence
 
     @property
     def history_bytes(self) -> int:
@@ -149,9 +194,16 @@ class MemoryBroker:
         """Start. ``deliver`` is called with every publication; there are never gaps."""
         self._deliver, self._room = deliver, room
 
-    def publish(self, topic: str, data: str | bytes, key: str | None = None) -> Deferred[Id]:
+    def publish(
+        self,
+        topic: str,
+        data: str | bytes,
+        key: str | None = None,
+        event: str | None = None,
+        is_json: bool = False,
+    ) -> Deferred[Id]:
         """Publish. For a key that the topic has seen, only give the id of the first time."""
-        return succeed(self._publish(topic, data, key))
+        return succeed(self._publish(Draft(topic, data, key, event, is_json)))
 
     def publish_all(self, drafts: Sequence[Draft]) -> Deferred[list[Id]]:
         """Publish all drafts. Many bytes take more than one iteration of the reactor."""
@@ -160,6 +212,14 @@ class MemoryBroker:
     def replay(self, topic: str, after: Id | None, limit: int) -> Deferred[Replay]:
         """Read the publications after an id."""
         return maybeDeferred(self._history.replay, topic, after, limit)
+
+    def newest(self, topic: str) -> int:
+        """Return the sequence of the newest publication of a topic."""
+        return self._history.newest(topic)
+
+    def locate(self, topics: Sequence[str], cursor: Cursor) -> Deferred[list[Id | None]]:
+        """Find for each topic the id after which a subscriber with a cursor has to continue."""
+        return succeed([self._locate(topic, cursor) for topic in topics])
 
     def follow(self, topic: str) -> None:
         """Keep a topic, as it has subscribers."""
@@ -197,20 +257,29 @@ class MemoryBroker:
                 await deferLater(self._clock, 0)
                 await self._room()
                 size = 0
-            ids.append(self._publish(draft.topic, draft.data, draft.key))
+            ids.append(self._publish(draft))
             size += size_of(draft.data)
         return ids
 
-    def _publish(self, topic: str, data: str | bytes, key: str | None) -> Id:
+    def _publish(self, draft: Draft) -> Id:
+        topic, key = draft.topic, draft.key
         if key is not None and (topic, key) in self._ids:
             return self._ids[topic, key]
-        publication = self._history.add(topic, data)
+        publication = self._history.add(topic, draft.data, draft.event, draft.is_json)
         self.published += 1
         if key is not None:
             self._remember((topic, key), publication.id)
         assert self._deliver is not None
         self._deliver(publication)
         return publication.id
+
+    def _locate(self, topic: str, cursor: Cursor) -> Id | None:
+        position = cursor.position(topic)
+        if isinstance(position, Id):
+            return position
+        return (
+            self._history.locate(topic, position) if cursor.generation == self.generation else None
+        )
 
     def _remember(self, key: tuple[str, str], id: Id) -> None:
         if len(self._ids) >= _MAX_KEYS:

@@ -78,6 +78,10 @@ _CACHE_TTL = 5.0
 _CACHED_FROM = 4096
 
 
+# What tells one batch of a cache from another.
+_Key = tuple[str, Id, int]
+
+
 class BatchCache:
     """Batches of one publication, kept while subscribers that resume need them.
 
@@ -86,7 +90,7 @@ class BatchCache:
 
     def __init__(self, clock: IReactorTime) -> None:
         # The batches, the last used at the end, with the bytes that were counted for each.
-        self._batches: OrderedDict[tuple[str, Id], tuple[Batch, int]] = OrderedDict()
+        self._batches: OrderedDict[_Key, tuple[Batch, int]] = OrderedDict()
         self._timeout: TimeoutQueue[str] = TimeoutQueue(
             clock, timeout=_CACHE_TTL, expired=lambda _: self.clear()
         )
@@ -95,12 +99,12 @@ class BatchCache:
 
     def get(self, publication: Publication) -> Batch:
         """Return the batch of a publication."""
-        kept = self._batches.get((publication.topic, publication.id))
+        kept = self._batches.get(_key(publication))
         return Batch((publication,)) if kept is None else kept[0]
 
     def keep(self, batch: Batch) -> None:
         """Keep a batch of one publication that was used just now."""
-        key = batch.topic, batch.last
+        key = _key(batch.publications[0])
         self._forget(key)
         size = batch.memory
         if _CACHED_FROM <= size <= _CACHE_SIZE:
@@ -116,10 +120,14 @@ class BatchCache:
         self._batches.clear()
         self.bytes = 0
 
-    def _forget(self, key: tuple[str, Id]) -> None:
+    def _forget(self, key: _Key) -> None:
         kept = self._batches.pop(key, None)
         if kept is not None:
             self.bytes -= kept[1]
+
+
+def _key(publication: Publication) -> _Key:
+    return publication.topic, publication.id, publication.conflated
 
 
 class DirectWrite:

@@ -1,11 +1,15 @@
 """History in memory: the last publications of every topic, limited in number, age and bytes.
 
+Number and age are those of the daemon, or of the rule of a topic. Publications that are kept
+equally long are a queue in the order of expiry, and there are as many queues as there are ages.
+
 With Redis it is there: ``pushd.topics.redis.scripts`` limits its number and age, and Redis limits
 the bytes (``maxmemory``).
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +18,7 @@ from typing import Any, TypeVar
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from pushd.topics.publication import Id, Publication, Replay, size_of
+from pushd.topics.rules import Rule, Rules
 
 _V = TypeVar("_V")
 
@@ -26,7 +31,7 @@ _MAX_IDLE = 100_000
 
 @dataclass(frozen=True, kw_only=True)
 class Retention:
-    """How much history is kept."""
+    """How much history is kept, unless the rule of a topic says otherwise."""
 
     #: Maximum number of publications per topic.
     size: int = 100
@@ -35,16 +40,28 @@ class Retention:
     #: Maximum bytes of all topics together.
     bytes: int = 64 << 20
 
+    def size_for(self, rule: Rule) -> int:
+        """Return how many publications are kept of a topic with a rule."""
+        size = self.size if rule.history_size is None else rule.history_size
+        return max(size, 1) if rule.retain else size
+
+    def ttl_for(self, rule: Rule) -> int:
+        """Return for how many seconds publications are kept of a topic with a rule."""
+        return self.ttl if rule.history_ttl is None else rule.history_ttl
+
 
 class Topic:
     """The history of one topic."""
 
-    __slots__ = ("epoch", "held", "kept", "name", "offset")
+    __slots__ = ("epoch", "floor", "held", "kept", "name", "offset", "sequence")
 
-    def __init__(self, name: str, epoch: str) -> None:
+    def __init__(self, name: str, epoch: str, floor: int) -> None:
         self.name = name
         self.epoch = epoch
         self.offset = 0
+        #: The sequence of the last publication, and that of the last one that is not kept; of a new
+        #: topic, the highest that a topic of its name may have had before it was forgotten.
+        self.sequence = self.floor = floor
         #: True while the topic has subscribers.
         self.held = False
         #: The last publications by offset, without a gap.
@@ -69,6 +86,7 @@ class History:
 
     :param make_epoch: returns a new random epoch.
     :param grown: called with the bytes that each publication adds.
+    :param rules: of topics that are kept otherwise than ``retention`` says.
     """
 
     def __init__(
@@ -77,49 +95,71 @@ class History:
         retention: Retention,
         make_epoch: Callable[[], str],
         grown: Callable[[int], object] = lambda size: None,
+        rules: Rules | None = None,
     ) -> None:
         self._grown = grown
+        self._rules = Rules() if rules is None else rules
+        self._rules_version = self._rules.version
         self._clock = clock
         self._retention = retention
         self._make_epoch = make_epoch
         self._topics: dict[str, Topic] = {}
-        # When each publication expires, and each topic whose id was given out. As all are kept
-        # equally long, both are in the order of expiry. (A plain dict finds its first key only
-        # past all keys deleted before it.) With a publication are the bytes counted for it: text
-        # takes more once it has been encoded, as Python keeps the encoded form.
-        self._entries: OrderedDict[Publication, tuple[float, int]] = OrderedDict()
-        self._idle: OrderedDict[Topic, float] = OrderedDict()
+        # When each publication expires, and each topic whose id was given out, by how long they are
+        # kept: those that are kept equally long are in the order of expiry. (A plain dict finds its
+        # first key only past all keys deleted before it.) With a publication are the bytes counted
+        # for it: text takes more once it has been encoded, as Python keeps the encoded form.
+        self._entries: dict[int, OrderedDict[Publication, tuple[float, int]]] = {}
+        self._idle: dict[int, OrderedDict[Topic, float]] = {}
+        # The newest publications of topics that retain them, each the only one of its topic, once
+        # they would have been dropped; with their bytes.
+        self._retained: OrderedDict[Publication, int] = OrderedDict()
         self._expiry: IDelayedCall | None = None
         #: Memory used, in bytes.
         self.bytes = 0
+        #: The number of publications of all topics; the sequence of the last one.
+        self.sequence = 0
+        # The highest sequence of the topics that were forgotten.
+        self._floor = 0
 
     def __len__(self) -> int:
         return len(self._topics)
 
-    def add(self, name: str, data: str | bytes) -> Publication:
+    def add(
+        self, name: str, data: str | bytes, event: str | None = None, is_json: bool = False
+    ) -> Publication:
         """Make the next publication of a topic, and keep it."""
-        topic = self._get(name)
-        self._touch(topic)
+        rule = self._rule_for(name)
+        topic, size = self._get(name), self._retention.size_for(rule)
+        self._touch(topic, rule)
+        while topic.kept and not size:
+            self._drop(topic.oldest)  # Kept by a rule that has changed.
         topic.offset += 1
-        publication = Publication(topic.name, data, topic.last)
-        if self._retention.size:
-            self._keep(topic, publication)
+        self.sequence += 1
+        topic.sequence = self.sequence
+        publication = Publication(topic.name, data, topic.last, event, is_json, self.sequence)
+        if size:
+            self._keep(topic, publication, size, rule)
+        else:
+            topic.floor = self.sequence
         return publication
 
     def replay(self, name: str, after: Id | None, limit: int) -> Replay:
-        """Return the publications after an id; none, and not recovered, if they are not all kept.
+        """Return the publications after an id; not recovered if they are not all kept.
+
+        Then there are none, but for the newest one of a topic that retains it.
 
         :param after: None for a new subscriber, which starts with what comes next.
         :param limit: bytes of publications to return, approximately, but always at least one. If
             ``last`` is not among them, there are more.
         """
+        rule = self._rule_for(name)
         topic = self._get(name)
-        self._touch(topic)
+        self._touch(topic, rule)
         last = topic.last
         if after is None or after.epoch != topic.epoch:
-            return Replay(last, False, (), last)
+            return _begin(topic, rule)
         if not 0 <= topic.offset - after.offset <= len(topic.kept):
-            return Replay(last, False, (), last)
+            return _begin(topic, rule)
         chosen: list[Publication] = []
         for offset in range(after.offset + 1, topic.offset + 1):
             if chosen and limit <= 0:
@@ -128,18 +168,41 @@ class History:
             limit -= _size(chosen[-1])
         return Replay(after, True, tuple(chosen), last)
 
+    def locate(self, name: str, sequence: int) -> Id | None:
+        """Return the id of a topic's last publication up to a sequence; None if it is not known.
+
+        It is not if a later publication is not kept any more.
+        """
+        rule = self._rule_for(name)
+        topic = self._topics.get(name)
+        floor = self._floor if topic is None else topic.floor
+        if not floor <= sequence <= self.sequence:
+            return None
+        topic = self._get(name)
+        self._touch(topic, rule)
+        first = topic.offset - len(topic.kept) + 1
+        offsets = range(first, topic.offset + 1)
+        later = bisect_right(offsets, sequence, key=lambda offset: topic.kept[offset].sequence)
+        return Id(topic.epoch, first + later - 1)
+
+    def newest(self, name: str) -> int:
+        """Return the sequence of a topic's last publication; 0 if it is not known."""
+        topic = self._topics.get(name)
+        return 0 if topic is None else topic.sequence
+
     def hold(self, name: str) -> None:
         """Keep a topic, as it has subscribers."""
         topic = self._get(name)
         topic.held = True
-        self._idle.pop(topic, None)
+        self._stop_idle(topic)
         self._rest()
 
     def release(self, name: str) -> None:
         """Let a topic expire, as it has no subscribers any more."""
+        rule = self._rule_for(name)
         topic = self._get(name)
         topic.held = False
-        self._touch(topic)
+        self._touch(topic, rule)
 
     def describe(self, name: str) -> tuple[Id | None, int]:
         """Return a topic's last id and number of publications; (None, 0) if it is unknown."""
@@ -151,83 +214,161 @@ class History:
         return list(self._topics)
 
     def trim(self, size: int) -> None:
-        """Drop the oldest publications, until a number of bytes is freed or none is left."""
+        """Drop the oldest publications, until a number of bytes is freed or none is left.
+
+        Those that are retained are dropped once no others are left.
+        """
         goal = self.bytes - size
-        while self._entries and self.bytes > goal:
-            self._drop(next(iter(self._entries)))
+        while self.bytes > goal and (queue := self._oldest_queue()) is not None:
+            self._drop_first(queue)
+        while self.bytes > goal and self._retained:
+            self._drop(next(iter(self._retained)))
 
     def stop(self) -> None:
         """Forget everything, and stop the timer."""
         self._topics.clear()
         self._entries.clear()
         self._idle.clear()
+        self._retained.clear()
         self.bytes = 0
         self._rest()
 
     def _get(self, name: str) -> Topic:
         topic = self._topics.get(name)
         if topic is None:
-            topic = self._topics[name] = Topic(name, self._make_epoch())
+            topic = self._topics[name] = Topic(name, self._make_epoch(), self._floor)
         return topic
 
-    def _touch(self, topic: Topic) -> None:
+    def _rule_for(self, name: str) -> Rule:
+        """Return the rule of a topic. If rules have changed, drop what is not retained any more."""
+        if self._rules_version != self._rules.version:
+            self._rules_version = self._rules.version
+            for publication in list(self._retained):
+                if not self._rules.find(publication.topic).retain:
+                    self._drop(publication)
+        return self._rules.find(name)
+
+    def _touch(self, topic: Topic, rule: Rule) -> None:
         """Keep a topic's epoch for a while, as its last id is about to be given out."""
         if topic.held:
             return
-        self._idle[topic] = self._due()
-        self._idle.move_to_end(topic)
-        if len(self._idle) > _MAX_IDLE:
-            self._forget(self._idle.popitem(last=False)[0])
+        ttl = self._retention.ttl_for(rule)
+        queue = self._idle.get(ttl)
+        if queue is None:
+            queue = self._idle[ttl] = OrderedDict()
+        if topic in queue:
+            queue[topic] = self._due(ttl)
+            queue.move_to_end(topic)
+            return
+        self._stop_idle(topic)
+        queue[topic] = self._due(ttl)
+        if sum(map(len, self._idle.values())) > _MAX_IDLE:
+            used = {_first(queue) - ttl: queue for ttl, queue in self._idle.items() if queue}
+            self._forget(used[min(used)].popitem(last=False)[0])
 
-    def _keep(self, topic: Topic, publication: Publication) -> None:
+    def _stop_idle(self, topic: Topic) -> None:
+        for queue in self._idle.values():
+            queue.pop(topic, None)
+
+    def _keep(self, topic: Topic, publication: Publication, limit: int, rule: Rule) -> None:
+        """Keep a publication of a topic that keeps at most ``limit``."""
+        replaced = topic.kept.get(topic.offset - 1)
         topic.kept[topic.offset] = publication
-        size = _size(publication)
-        self._entries[publication] = (self._due(), size)
+        size, ttl = _size(publication), self._retention.ttl_for(rule)
+        queue = self._entries.get(ttl)
+        if queue is None:
+            queue = self._entries[ttl] = OrderedDict()
+        queue[publication] = (self._due(ttl), size)
         self.bytes += size
-        if len(topic.kept) > self._retention.size:
+        if replaced in self._retained:
+            self._drop(topic.oldest)
+        while len(topic.kept) > limit:
             self._drop(topic.oldest)
         self.trim(self.bytes - self._retention.bytes)
         self._grown(size)
 
+    def _drop_first(self, queue: OrderedDict[Publication, tuple[float, int]]) -> None:
+        """Drop the first publication of a queue, or retain it."""
+        publication = next(iter(queue))
+        topic = self._topics[publication.topic]
+        # Those before it, which were to be kept longer by another rule.
+        while topic.oldest is not publication:
+            self._drop(topic.oldest)
+        if publication.id.offset == topic.offset and self._rules.find(topic.name).retain:
+            self._retained[publication] = queue.pop(publication)[1]
+        else:
+            self._drop(publication)
+
     def _drop(self, publication: Publication) -> None:
         """Drop the oldest publication of a topic."""
         topic = self._topics[publication.topic]
-        self.bytes -= self._entries.pop(publication)[1]
+        self.bytes -= self._pop_size(publication)
         del topic.kept[publication.id.offset]
+        topic.floor = publication.sequence
         self._forget(topic)
+
+    def _pop_size(self, publication: Publication) -> int:
+        """Remove a publication from its queue, and return the bytes that were counted for it."""
+        for queue in self._entries.values():
+            entry = queue.pop(publication, None)
+            if entry is not None:
+                return entry[1]
+        return self._retained.pop(publication)
 
     def _forget(self, topic: Topic) -> None:
         """Forget a topic, unless there is a reason to keep it."""
-        if not (topic.kept or topic.held or topic in self._idle):
+        if not (topic.kept or topic.held or any(topic in queue for queue in self._idle.values())):
             del self._topics[topic.name]
+            self._floor = max(self._floor, topic.sequence)
 
-    def _due(self) -> float:
-        """Return when what is added now expires. Starts the timer."""
+    def _oldest_queue(self) -> OrderedDict[Publication, tuple[float, int]] | None:
+        """Return the queue whose first publication is the oldest of all; None without any."""
+        queues = [queue for queue in self._entries.values() if queue]
+        if len(queues) < 2:
+            return queues[0] if queues else None
+        return min(queues, key=lambda queue: next(iter(queue)).sequence)
+
+    def _due(self, ttl: int) -> float:
+        """Return when what is added now expires. Starts the timer, or sets it earlier."""
+        due = self._clock.seconds() + ttl
         if self._expiry is None:
-            self._expiry = self._clock.callLater(self._retention.ttl, self._expire)
-        return self._clock.seconds() + self._retention.ttl
+            self._expiry = self._clock.callLater(ttl, self._expire)
+        elif due < self._expiry.getTime():
+            self._expiry.reset(ttl)
+        return due
 
     def _expire(self) -> None:
         self._expiry = None
         now = self._clock.seconds()
-        while self._entries and _first(self._entries)[0] <= now:
-            self._drop(next(iter(self._entries)))
-        while self._idle and _first(self._idle) <= now:
-            self._forget(self._idle.popitem(last=False)[0])
-        dues = [_first(self._entries)[0]] if self._entries else []
-        dues += [_first(self._idle)] if self._idle else []
+        for entries in self._entries.values():
+            while entries and _first(entries)[0] <= now:
+                self._drop_first(entries)
+        for idle in self._idle.values():
+            while idle and _first(idle) <= now:
+                self._forget(idle.popitem(last=False)[0])
+        # Python keeps the memory of a million deleted keys as long as there is their dict.
+        self._entries = {ttl: queue for ttl, queue in self._entries.items() if queue}
+        self._idle = {ttl: queue for ttl, queue in self._idle.items() if queue}
+        dues = [_first(entries)[0] for entries in self._entries.values()]
+        dues += [_first(idle) for idle in self._idle.values()]
         if dues:
             self._expiry = self._clock.callLater(min(dues) - now, self._expire)
-        for emptied in (self._entries, self._idle, self._topics):
-            if not emptied:
-                # Python keeps the memory of a million deleted keys until the dict is cleared.
-                emptied.clear()
+        if not self._topics:
+            self._topics.clear()
 
     def _rest(self) -> None:
         """Stop the timer if nothing is left to expire."""
-        if self._expiry is not None and not self._entries and not self._idle:
+        if self._expiry is not None and not any((*self._entries.values(), *self._idle.values())):
             self._expiry.cancel()
             self._expiry = None
+
+
+def _begin(topic: Topic, rule: Rule) -> Replay:
+    """Return where a subscriber begins that cannot resume: with what is retained, or what comes."""
+    last = topic.last
+    if not (rule.retain and topic.kept):
+        return Replay(last, False, (), last)
+    return Replay(Id(topic.epoch, topic.offset - 1), False, (topic.kept[topic.offset],), last)
 
 
 def _size(publication: Publication) -> int:

@@ -14,10 +14,17 @@ from twisted.python.failure import Failure
 from pushd.access.counters import SubscriberCounters
 from pushd.schedule.histogram import Histogram
 from pushd.topics.broker import TopicSource
+from pushd.topics.cursor import CursorTracker
 from pushd.topics.fanout import Batch
 from pushd.topics.publication import Id, Publication, size_of
+from pushd.topics.rules import Rules
 from pushd.topics.subscribers import SubscriberList
-from pushd.topics.subscription import Subscriber, Subscription, SubscriptionDependencies
+from pushd.topics.subscription import (
+    LatestSubscription,
+    Subscriber,
+    Subscription,
+    SubscriptionDependencies,
+)
 
 # How many bytes of publications are delivered together, at once if they are not under way yet; and
 # how many may wait for a delivery that has begun, which is then completed without a pause.
@@ -36,12 +43,16 @@ class _Run:
     """Consecutive publications of a topic that are delivered together.
 
     :param since: when the first was received, in seconds of the clock.
+    :param first: its sequence.
     """
 
-    __slots__ = ("bytes", "complete", "publications", "since")
+    __slots__ = ("bytes", "complete", "first", "later", "publications", "since")
 
-    def __init__(self, since: float) -> None:
+    def __init__(self, since: float, first: int) -> None:
         self.since = since
+        #: The sequence of the first publication, and the lowest one of the runs delivered after it.
+        self.first = first
+        self.later: float = math.inf
         self.publications: list[Publication] = []
         self.bytes = 0
         #: The publications as they are delivered, once no more are added.
@@ -70,6 +81,7 @@ class Hub:
     :param source: where the history is read.
     :param uncork: writes to the sockets what has been corked so far.
     :param is_overloaded: whether subscribers must not be given more in this iteration.
+    :param rules: which topics are ``latest``.
     """
 
     def __init__(
@@ -78,11 +90,13 @@ class Hub:
         clock: IReactorTime,
         uncork: Callable[[], object] = lambda: None,
         is_overloaded: Callable[[], bool] = lambda: False,
+        rules: Rules | None = None,
     ) -> None:
         self._source = source
         self._clock = clock
         self._uncork = uncork
         self._is_overloaded = is_overloaded
+        self._rules = Rules() if rules is None else rules
         #: Numbers for the metrics.
         self.counters = SubscriberCounters()
         #: Times from the receipt of a publication until it is written to the last subscriber's
@@ -94,6 +108,8 @@ class Hub:
         self._pending: list[_Run] = []
         self._runs: dict[str, _Run] = {}
         self._pending_bytes = 0
+        # The lowest sequence of what is pending.
+        self._pending_from: float = math.inf
         self._flush_call: IDelayedCall | None = None
         # The delivery that has begun, and its runs that are not delivered to all; until when its
         # current step may take; True during a step.
@@ -104,9 +120,39 @@ class Hub:
         # Publishers that wait until less is pending.
         self._publishers: deque[Deferred[None]] = deque()
 
-    def subscribe(self, topic: str, subscriber: Subscriber, after: Id | None) -> Subscription:
-        """Subscribe to a topic, from an id on or from now on."""
-        subscription = Subscription(self._shared, topic, subscriber)
+    @property
+    def generation(self) -> str:
+        """The generation in which the broker numbers publications."""
+        return self._source.generation
+
+    def settled(self, beside: str = "") -> int:
+        """Return the sequence up to which everything was delivered to live subscriptions.
+
+        :param beside: a topic whose run does not count if it is being delivered.
+        """
+        low = min(self._source.settled + 1, self._pending_from)
+        if self._begun:
+            run = self._begun[0]
+            low = min(low, run.later if run.topic == beside else min(run.later, run.first))
+        return int(low) - 1
+
+    def newest(self, topic: str) -> int:
+        """Return the sequence of the newest publication of a topic that may have been read."""
+        return self._source.newest(topic)
+
+    def subscribe(
+        self,
+        topic: str,
+        subscriber: Subscriber,
+        after: Id | None,
+        tracker: CursorTracker | None = None,
+    ) -> Subscription:
+        """Subscribe to a topic, from an id on or from now on.
+
+        :param tracker: keeps the cursor of a connection with several topics.
+        """
+        kind = LatestSubscription if self._rules.find(topic).latest else Subscription
+        subscription = kind(self._shared, topic, subscriber, tracker)
         subscribers = self._topics.get(topic)
         if subscribers is None:
             subscribers = self._topics[topic] = SubscriberList()
@@ -132,8 +178,10 @@ class Hub:
             or run.bytes >= _MAX_BATCH
             or not _follows(id, run.publications[-1].id)
         ):
-            run = self._runs[topic] = _Run(self._clock.seconds())
+            run = self._runs[topic] = _Run(self._clock.seconds(), publication.sequence)
             self._pending.append(run)
+            if run.first < self._pending_from:
+                self._pending_from = run.first
         size = size_of(publication.data)
         run.publications.append(publication)
         run.bytes += size
@@ -209,7 +257,10 @@ class Hub:
         """Deliver, run by run; yields when the current step has taken too long."""
         self._begun.extend(self._pending)
         self._pending = []
-        self._runs, self._pending_bytes = {}, 0
+        self._runs, self._pending_bytes, self._pending_from = {}, 0, math.inf
+        low = math.inf
+        for run in reversed(self._begun):
+            run.later, low = low, min(low, run.first)
         while self._begun:
             run = self._begun[0]
             batch = run.batch()

@@ -18,7 +18,7 @@ _DOTS = frozenset({".", ".."})
 _EVENT = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _TAKEN = frozenset(
     {"base64", "closed", "error", "heartbeat", "joined", "json", "left", "message", "open"}
-    | {"subscribed", "unsubscribed"}
+    | {"presence", "subscribed", "unsubscribed"}
 )
 
 _ID = re.compile(r"(?P<epoch>[A-Za-z0-9_-]{1,32}):(?P<offset>0|[1-9][0-9]{0,17})")
@@ -80,6 +80,8 @@ class Publication:
     is_json: bool = False
     #: Its place among the publications of all topics: counts up, and may have gaps.
     sequence: int = 0
+    #: How many publications before it a subscriber did not get, as their topic is a ``latest`` one.
+    conflated: int = 0
 
 
 def size_of(data: str | bytes) -> int:
@@ -101,3 +103,5 @@ class Replay:
     publications: tuple[Publication, ...]
     #: The topic's last id.
     last: Id
+    #: The sequence of the topic's last publication, or a higher one; see ``TopicSource.newest``.
+    sequence: int = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 from pushd.access.tokens import matches
@@ -37,9 +37,35 @@ class Rule:
     #: Whether the newest publication is kept until it is replaced, and new subscribers get it.
     retain: bool = False
 
+    def with_defaults(self, defaults: Rule) -> Rule:
+        """Return the rule with the values of another one in place of None."""
+        missing = {
+            one.name: getattr(defaults, one.name)
+            for one in fields(self)
+            if getattr(self, one.name) is None
+        }
+        return replace(self, **missing)
+
+    def message_limit(self, limit: int) -> int:
+        """Return how many bytes a publication may have, given the limit of the daemon."""
+        return limit if self.max_message is None else min(limit, self.max_message)
+
 
 #: The rule of topics that match no other.
 DEFAULT = Rule()
+
+
+def default_access(*, publish: bool, has_keys: bool, has_authorizer: bool) -> Access:
+    """Return what clients need to publish, or else to subscribe, where no rule says it.
+
+    :param has_keys: whether there are keys for tokens.
+    :param has_authorizer: whether there is an authorizer, which is asked then.
+    """
+    if has_authorizer:
+        return "authorize"
+    if has_keys:
+        return "token"
+    return "nobody" if publish else "anyone"
 
 
 class Rules:
@@ -48,6 +74,8 @@ class Rules:
     def __init__(self, rules: Iterable[Rule] = ()) -> None:
         self._rules = tuple(rules)
         self._known: dict[str, Rule] = {}
+        #: Counts the calls of ``replace``.
+        self.version = 0
 
     def __iter__(self) -> Iterator[Rule]:
         return iter(self._rules)
@@ -69,3 +97,4 @@ class Rules:
         """Use the rules of another object from now on."""
         self._rules = other._rules
         self._known.clear()
+        self.version += 1

@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 
 from pushd.errors import TooManyScheduled, Unavailable
 from pushd.schedule.ticks import JUST_PASSED, PushSchedule
-from pushd.topics.broker import Broker
+from pushd.topics.broker import Broker, Draft
 from pushd.topics.publication import Id, size_of
 
 _log = Logger(namespace="pushd.topics")
@@ -76,8 +76,7 @@ class ScheduledPublications:
 
     def add(
         self,
-        topic: str,
-        data: str | bytes,
+        draft: Draft,
         *,
         delay: float = 0,
         every: float | None = None,
@@ -104,7 +103,7 @@ class ScheduledPublications:
             raise ValueError(f"count must be an integer from 1 to {MAX_COUNT}; got {count}")
         if len(self._scheduled) >= MAX_SCHEDULED:
             raise TooManyScheduled(f"too many scheduled publications: the limit is {MAX_SCHEDULED}")
-        size = size_of(data)
+        size = size_of(draft.data)
         if self.bytes + size > MAX_BYTES:
             raise TooManyScheduled(
                 f"scheduled publications already hold {self.bytes} of {MAX_BYTES} bytes"
@@ -119,7 +118,7 @@ class ScheduledPublications:
         schedule = PushSchedule(self._clock, count=count or 1, interval=interval, delay=delay)
         scheduled = ScheduledPublication(
             id=self._make_id(),
-            topic=topic,
+            topic=draft.topic,
             count=count or 1,
             done=0,
             every=every or 0,
@@ -131,7 +130,7 @@ class ScheduledPublications:
         self._scheduled[scheduled.id] = scheduled
         self.bytes += size
         self.rate += rate
-        scheduled.running = Deferred.fromCoroutine(self._run(scheduled, data, schedule))
+        scheduled.running = Deferred.fromCoroutine(self._run(scheduled, draft, schedule))
         scheduled.running.addErrback(self._failed, scheduled)
         return scheduled
 
@@ -158,14 +157,14 @@ class ScheduledPublications:
             scheduled.cancel()
 
     async def _run(
-        self, scheduled: ScheduledPublication, data: str | bytes, schedule: PushSchedule
+        self, scheduled: ScheduledPublication, draft: Draft, schedule: PushSchedule
     ) -> None:
         try:
             async for number in schedule:
                 scheduled.done = number + 1
                 scheduled.due += scheduled.every
                 try:
-                    await self._publish(scheduled, data)
+                    await self._publish(scheduled, draft)
                 except Unavailable as error:
                     _log.warn(
                         "scheduled publication {id} to {topic}: publication {number} skipped: "
@@ -180,10 +179,12 @@ class ScheduledPublications:
         finally:
             self._forget(scheduled)
 
-    def _publish(self, scheduled: ScheduledPublication, data: str | bytes) -> Deferred[Id]:
+    def _publish(self, scheduled: ScheduledPublication, draft: Draft) -> Deferred[Id]:
         scheduled.publishing = True
         try:
-            return self._broker.publish(scheduled.topic, data)
+            return self._broker.publish(
+                draft.topic, draft.data, event=draft.event, is_json=draft.is_json
+            )
         finally:
             scheduled.publishing = False
 

@@ -21,11 +21,16 @@
 There is no queue. A publication that comes while the subscription catches up is in the history by
 the time that it is read there, and one that the subscriber cannot take makes the subscription
 catch up again. The position decides what is next, so nothing is left out or delivered twice.
+
+``LatestSubscription`` differs: when it catches up, it passes on the newest publication only, and
+leaves out those before it. It holds that one itself, so it needs the history for its first read
+only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from enum import Enum
 from typing import Protocol
 
@@ -40,8 +45,9 @@ from pushd.schedule.coroutine import Task
 from pushd.schedule.timeouts import TimeoutQueue
 from pushd.schedule.turns import Turns
 from pushd.topics.broker import TopicSource
+from pushd.topics.cursor import CursorTracker
 from pushd.topics.fanout import Batch, BatchCache, DirectWrite, FanOutGroup
-from pushd.topics.publication import Id, Replay
+from pushd.topics.publication import Id, Publication, Replay
 
 _log = Logger(namespace="pushd.topics")
 
@@ -126,14 +132,21 @@ class Subscription:
         "_reading",
         "_shared",
         "_state",
+        "_tracker",
         "subscriber",
         "topic",
     )
 
     def __init__(
-        self, shared: SubscriptionDependencies, topic: str, subscriber: Subscriber
+        self,
+        shared: SubscriptionDependencies,
+        topic: str,
+        subscriber: Subscriber,
+        tracker: CursorTracker | None = None,
     ) -> None:
         self.topic = topic
+        # Told how far the subscription is, if its connection has a cursor.
+        self._tracker = tracker
         self._shared = shared
         self.subscriber = subscriber
         self._state = _State.CATCHING_UP
@@ -179,10 +192,9 @@ class Subscription:
     def cancel(self) -> None:
         """End the subscription. Does nothing if it has ended."""
         if self._state is not _State.ENDED:
-            self.leave_group()
-            self._state = _State.ENDED
-            self._shared.stop_lag(self)
-            self._shared.forget(self)
+            self._end()
+            if self._tracker is not None:
+                self._tracker.dropped(self.topic)
 
     def deliver(self, batch: Batch) -> DirectWrite | None:
         """Deliver a batch that was just published.
@@ -286,6 +298,8 @@ class Subscription:
         if not self._announced:
             self._announced = True
             self._position = replay.id
+            if self._tracker is not None:
+                self._tracker.began(self.topic, replay.id, replay.recovered)
             self.subscriber.subscribed(self.topic, replay.id, replay.recovered)
         elif not replay.recovered:
             # The next publication was dropped from the history before it was read.
@@ -313,6 +327,8 @@ class Subscription:
         if _is_before(self._position, last):
             return False
         self._state = _State.LIVE
+        if self._tracker is not None:
+            self._tracker.caught_up(self.topic)
         return True
 
     def _fall_behind(self, batch: Batch) -> None:
@@ -328,6 +344,8 @@ class Subscription:
                 return
         self._state = _State.CATCHING_UP
         self._newest = batch.last
+        if self._tracker is not None:
+            self._tracker.fell_behind(self.topic)
         if self.subscriber.keeps_up():
             self.resume()
         else:
@@ -348,8 +366,170 @@ class Subscription:
 
         The subscriber chooses the code: a WebSocket closes with 1013, for a gap or for lag.
         """
-        self.cancel()
+        self._end()
+        if self._tracker is not None:
+            # The client does not know yet that something is missing.
+            self._tracker.fell_behind(self.topic)
         self.subscriber.subscription_lost()
+
+    def _end(self) -> None:
+        self.leave_group()
+        self._state = _State.ENDED
+        self._shared.stop_lag(self)
+        self._shared.forget(self)
+
+
+class LatestSubscription(Subscription):
+    """A subscription to a topic of which only the newest publication matters.
+
+    A subscriber that keeps up gets all. One that has no room, or comes back, gets the newest, which
+    says how many it ``conflated``: those that were left out before it. So nothing queues up, and no
+    connection is cut off for being slower than what is published. One whose peer seems to be gone
+    still is: it takes nothing for ``LAG_TIMEOUT``, or less than ``Progress`` calls enough.
+    """
+
+    __slots__ = ("_waiting",)
+
+    def __init__(
+        self,
+        shared: SubscriptionDependencies,
+        topic: str,
+        subscriber: Subscriber,
+        tracker: CursorTracker | None = None,
+    ) -> None:
+        super().__init__(shared, topic, subscriber, tracker)
+        # The newest publication, while the subscription catches up.
+        self._waiting: Publication | None = None
+
+    def resume(self) -> None:
+        """Deliver the newest publication; the subscriber has room again."""
+        if not self._announced:
+            super().resume()
+        elif self._state is _State.CATCHING_UP and self.subscriber.has_room():
+            self._shared.stop_lag(self)
+            self._pass_on_waiting()
+
+    def deliver(self, batch: Batch) -> DirectWrite | None:
+        """Deliver a batch that was just published; or its end, if something before is missing."""
+        position = self._position
+        if self._state is not _State.LIVE or position is None:
+            self._keep(batch.publications[-1])
+        elif position.epoch != batch.epoch:
+            self._lose()
+        elif position.offset < batch.last.offset:
+            if self.subscriber.has_room():
+                self._pass_on_rest(batch.since(position.offset), position)
+                return self.subscriber.direct_write()
+            self._state = _State.CATCHING_UP
+            self._keep(batch.publications[-1])
+            if self._tracker is not None:
+                self._tracker.fell_behind(self.topic)
+            self._shared.start_lag(self)
+        return None
+
+    def end_at_gap(self, last: Id) -> None:
+        """End if the publications up to an id were not delivered; when it returns it skips them."""
+        if self._announced and _is_before(self.position, last):
+            self._lose()
+
+    def lag_expired(self) -> None:
+        """Cut off a subscriber that takes nothing, or too little; see ``Progress``."""
+        if self.subscriber.has_room():
+            self.resume()
+        elif not self._shared.still_lags(self):
+            self._cut_off()
+
+    async def _read_some(self) -> bool:
+        """Read the newest publication, once. Returns whether to stop reading."""
+        shared = self._shared
+        if self._position is not None and not shared.turns.is_free:
+            await shared.turns.take(self.topic)
+            if self._has_ended():
+                return True
+        replay = await self._read_newest()
+        if self._has_ended():
+            return True
+        newest = replay.publications[-1] if replay.publications else None
+        last = replay.id if newest is None else newest.id
+        if self._waiting is not None and self._waiting.id.epoch != last.epoch:
+            # One of the two is from before the epoch changed: the next read finds out which.
+            self._waiting = None
+            return False
+        if newest is not None:
+            self._keep(newest)
+        began = shared.clock.seconds()
+        try:
+            self._begin(replay)
+        finally:
+            if replay.publications:
+                shared.turns.charge(began)
+        return True
+
+    async def _read_newest(self) -> Replay:
+        """Read the newest publication if the subscriber lacks it, else what follows its id.
+
+        The result is recovered if nothing that matters is missing. It may hold others before the
+        newest. If it is too large for that, this is delivered soon, as the topic is followed.
+        """
+        source, topic, after = self._shared.source, self.topic, self._position
+        replay = await source.replay(topic, None, _READ_SIZE)
+        if after is None:
+            return replay
+        last = replay.last
+        if after.epoch == last.epoch and after.offset >= last.offset:
+            # It is up to date, or ahead of what this node has seen.
+            return await source.replay(topic, after, _READ_SIZE)
+        if not last.offset:
+            return replay
+        replay = await source.replay(topic, Id(last.epoch, last.offset - 1), _READ_SIZE)
+        if replay.recovered and after.epoch == replay.id.epoch:
+            return replace(replay, id=after)
+        return replay
+
+    def _begin(self, replay: Replay) -> None:
+        """Announce where the subscription begins, and deliver the newest publication."""
+        self._announced = True
+        self._position = replay.id
+        if self._waiting is not None and not _is_before(replay.id, self._waiting.id):
+            self._waiting = None  # It was delivered by another connection.
+        if self._tracker is not None:
+            self._tracker.began(self.topic, replay.id, replay.recovered)
+        self.subscriber.subscribed(self.topic, replay.id, replay.recovered)
+        if self._has_ended():
+            return
+        if self._waiting is None or self.subscriber.has_room():
+            self._pass_on_waiting()
+        else:
+            self._shared.start_lag(self)
+
+    def _pass_on_waiting(self) -> None:
+        """Deliver what waits, if anything, and what is published from now on."""
+        waiting, self._waiting = self._waiting, None
+        self._state = _State.LIVE
+        if waiting is not None:
+            self._pass_on_newest(waiting, self.position)
+        if self._tracker is not None and self._state is _State.LIVE:
+            self._tracker.caught_up(self.topic)
+
+    def _pass_on_rest(self, batch: Batch, position: Id) -> None:
+        """Deliver a batch, or its end if something is missing between a position and its start."""
+        if batch.follows(position):
+            self._pass_on(batch)
+        else:
+            self._pass_on_newest(batch.publications[-1], position)
+
+    def _pass_on_newest(self, newest: Publication, position: Id) -> None:
+        """Deliver a publication, with the number of those that are left out before it."""
+        conflated = newest.id.offset - position.offset - 1
+        batch = self._shared.batches.get(replace(newest, conflated=conflated))
+        self._pass_on(batch)
+        self._shared.batches.keep(batch)
+
+    def _keep(self, publication: Publication) -> None:
+        """Keep a publication until there is room, unless a newer one is kept."""
+        waiting = self._waiting
+        if waiting is None or _is_before(waiting.id, publication.id):
+            self._waiting = publication
 
 
 class SubscriptionDependencies:
@@ -376,7 +556,7 @@ class SubscriptionDependencies:
         self.batches = BatchCache(clock)
         #: Subscriptions whose subscriber does not keep up.
         self.lagging: TimeoutQueue[Subscription] = TimeoutQueue(
-            clock, timeout=LAG_TIMEOUT, expired=Subscription.lag_expired
+            clock, timeout=LAG_TIMEOUT, expired=_lag_expired
         )
         # What each of them takes meanwhile.
         self._progress: dict[Subscription, Progress] = {}
@@ -399,6 +579,10 @@ class SubscriptionDependencies:
         """Note that a subscriber keeps up, or has ended; does nothing if it did not lag."""
         if self._progress.pop(subscription, None) is not None:
             self.lagging.stop(subscription)
+
+
+def _lag_expired(subscription: Subscription) -> None:
+    subscription.lag_expired()
 
 
 def _ignore(_: object) -> None:

@@ -30,6 +30,7 @@ from pushd.protocols.http.static import StaticFiles
 from pushd.protocols.websocket.handshake import Handshake
 from pushd.protocols.websocket.protocol import PushFactory, PushProtocol
 from pushd.protocols.websocket.socket import WebSocket
+from pushd.topics.attendance import Attendances, Participant
 from pushd.topics.hub import Hub
 from pushd.topics.publisher import Publisher
 from pushd.views.request import Request, View, name_of
@@ -57,6 +58,7 @@ class ViewDependencies:
     files: StaticFiles
     counters: Counters
     hub: Hub
+    attendances: Attendances
     publisher: Publisher
 
 
@@ -254,9 +256,9 @@ class WebSocketExchange(_Exchange):
             traffic=protocol.traffic,
         )
         if identity is not None:
-            dependencies.connections.close_at(
-                websocket, dependencies.authorizer.end_of_connection(identity)
-            )
+            end = dependencies.authorizer.end_of_connection(identity)
+            dependencies.connections.close_at(websocket, end, identity.closing)
+        websocket.participant = Participant(dependencies.attendances, websocket, identity)
         dependencies.counters.traffic.add("websocket", protocol.traffic)
         if dependencies.connections.closing is not None:
             # The daemon began to stop before the view accepted.

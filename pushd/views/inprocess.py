@@ -1,4 +1,4 @@
-"""Publishing from code of the daemon's own process that has no request."""
+"""Publishing from code of the daemon's own process that has no request, and last ids."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _running: list[BlockingPublisher] = []
 
 
 class InProcess(Service):
-    """Makes ``publish`` work while the daemon runs."""
+    """Makes ``publish`` and ``last_id`` work while the daemon runs."""
 
     def __init__(self, publisher: BlockingPublisher) -> None:
         #: Publishes to the daemon, from any thread but the reactor's.
@@ -38,8 +38,9 @@ def is_running() -> bool:
 
 def publish(
     topic: str,
-    data: str | bytes,
+    data: str | bytes | dict[str, Any] | list[Any],
     *,
+    event: str | None = None,
     delay: float | None = None,
     every: float | None = None,
     count: int | None = None,
@@ -50,8 +51,27 @@ def publish(
     ValueError and TypeError like ``Request.publish``, and RuntimeError if no pushd runs in this
     process.
     """
+    return _latest().publish(topic, data, event=event, delay=delay, every=every, count=count)
+
+
+def last_id(topic: str) -> str:
+    """Return a topic's last id, in any thread but the reactor's; see ``Request.last_id``.
+
+    Raises ValueError for an invalid topic, Unavailable if the broker cannot be reached, and
+    RuntimeError if no pushd runs in this process.
+    """
+    return _latest().last_id(topic)
+
+
+def _latest() -> BlockingPublisher:
     if not _running:
-        raise RuntimeError(
-            "no pushd runs in this process: pushd.client.publish publishes to one elsewhere"
-        )
-    return _running[-1].publish(topic, data, delay=delay, every=every, count=count)
+        raise RuntimeError("no pushd runs in this process: pushd.publish reaches one elsewhere")
+    return _running[-1]
+
+
+def revoke(*, topic: str | None = None, subject: str | None = None) -> int:
+    """End the subscriptions to a topic, or of a subject, from any thread but the reactor's.
+
+    See ``Request.revoke``. Raises RuntimeError if no pushd runs in this process.
+    """
+    return _latest().revoke(topic, subject)

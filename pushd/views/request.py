@@ -68,7 +68,8 @@ class Request:
     #: The WebSocket, or None for plain HTTP. (A view that is a plain function gets a
     #: ``pushd.views.threads.BlockingWebSocket``.)
     websocket: Any = None
-    #: What ``publish`` calls. (A view that is a plain function gets one that blocks.)
+    #: What ``publish``, ``last_id`` and ``presence`` call. (In a view that is a plain function, it
+    #: blocks.)
     publisher: Any = field(default=None, repr=False)
     #: The client's identity according to its token; None without a valid token.
     identity: Identity | None = None
@@ -81,23 +82,55 @@ class Request:
     def publish(
         self,
         topic: str,
-        data: str | bytes,
+        data: str | bytes | dict[str, Any] | list[Any],
         *,
+        event: str | None = None,
         delay: float | None = None,
         every: float | None = None,
         count: int | None = None,
     ) -> Any:
         """Publish to a topic, for all of its subscribers.
 
+        A dict or list is published as JSON. ``event`` is the name under which event streams send
+        it, for ``addEventListener`` in a browser.
+
         Without a time it is published at once, and the result is a Deferred of its id (in a
         blocking view, the id itself). With ``delay`` it is published that many seconds later, with
         ``every`` repeatedly at that interval, ``count`` times if given; the result is a handle with
         ``cancel()``.
 
-        Raises ValueError for an invalid topic or time, and TypeError for data that is neither
-        ``str`` nor ``bytes``.
+        Raises ValueError for an invalid topic, event or time, and TypeError for data of another
+        type.
         """
-        return self.publisher.publish(topic, data, delay=delay, every=every, count=count)
+        return self.publisher.publish(
+            topic, data, event=event, delay=delay, every=every, count=count
+        )
+
+    def last_id(self, topic: str) -> Any:
+        """Return a Deferred of the id with which a page that is made now subscribes to a topic.
+
+        In a blocking view, return the id itself. It is that of the topic's newest publication, or
+        the one before the first; a subscription after it misses nothing, for as long as
+        publications are kept. Raises ValueError for an invalid topic.
+        """
+        return self.publisher.last_id(topic)
+
+    def presence(self, topic: str) -> Any:
+        """Return a Deferred of who is present at a topic: its subjects, and their connections.
+
+        In a blocking view, return the ``PresenceList`` itself. Raises ValueError for an invalid
+        topic, and for one whose rule has no presence.
+        """
+        return self.publisher.presence(topic)
+
+    def revoke(self, *, topic: str | None = None, subject: str | None = None) -> int:
+        """End the subscriptions to a topic, or of a subject, on this node; return how many.
+
+        The topic may be a pattern, as in tokens. With both, only the subscriptions of the subject
+        to the topic end. Raises ValueError without either, or for a pattern that is not valid.
+        """
+        ended: int = self.publisher.revoke(topic, subject)
+        return ended
 
     @cached_property
     def headers(self) -> Mapping[str, str]:
@@ -115,6 +148,18 @@ class Request:
         values = self.raw_headers.getRawHeaders(b"cookie", ())
         text = "; ".join(value.decode(errors="replace") for value in values)
         return ImmutableMultiDict(parse_cookie(text))
+
+
+def fields_of(http: Any) -> dict[str, Any]:
+    """Return the fields of a view's request that an HTTP request has by itself."""
+    return {
+        "method": http.method.decode("latin-1"),
+        "scheme": http.scheme,
+        "host": http.requestHeaders.last(b"Host") or "",
+        "peer": http.peer,
+        "query_string": http.uri.partition(b"?")[2].decode("latin-1"),
+        "raw_headers": http.requestHeaders,
+    }
 
 
 def name_of(view: View) -> str:

@@ -15,7 +15,7 @@ from pushd.protocols.http.response import refusal, write_response
 from pushd.protocols.websocket.handshake import Handshake, lost_handshake, read_handshake
 from pushd.views.decorators import Handshakes, needs_token
 from pushd.views.exchange import HttpExchange, ViewDependencies, WebSocketExchange
-from pushd.views.request import name_of
+from pushd.views.request import fields_of, name_of
 from pushd.views.routes import Match
 
 #: Headers of a 426, which are about this connection only (RFC 9110 §15.5.22, §7.8).
@@ -64,8 +64,6 @@ class ViewResource(Resource):
                     request.why_refused = lost.line  # A page is of no use to its client.
                 HttpExchange(self._dependencies, view, request).start(self._request_fields(request))
         except Denied as denied:
-            if not self._dependencies.authorizer.keys:
-                denied.help = "without --token-key no token is valid, see docs/tokens.md"
             _refuse(request, denied, challenge(denied))
         except HandshakeRefused as refused:
             _refuse(request, refused, _REFUSED_HEADERS.get(refused.status, {}))
@@ -101,16 +99,11 @@ class ViewResource(Resource):
     def _request_fields(self, request: Any) -> dict[str, Any]:
         """Fields of the view's request, but for the body or the WebSocket."""
         return {
-            "method": request.method.decode("latin-1"),
+            **fields_of(request),
             "path": self._path,
-            "scheme": request.scheme,
-            "host": request.requestHeaders.last(b"Host") or "",
-            "peer": request.peer,
             "clock": self._dependencies.clock,
             "publisher": self._dependencies.publisher,
-            "query_string": request.uri.partition(b"?")[2].decode("latin-1"),
             "parameters": self._match.parameters,
-            "raw_headers": request.requestHeaders,
             "identity": self._identity,
         }
 

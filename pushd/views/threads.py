@@ -7,7 +7,7 @@ from contextvars import ContextVar, copy_context
 from dataclasses import replace
 from functools import partial
 from threading import Event, Thread
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IReactorFromThreads
@@ -20,6 +20,7 @@ from pushd.access.limits import Quota
 from pushd.errors import ConversationOver, NoMoreMessages, ThreadsBusy
 from pushd.protocols.websocket.grace import TELLING_COST, Grace
 from pushd.protocols.websocket.socket import WebSocket
+from pushd.topics.presence import PresenceList
 from pushd.topics.publisher import Publisher
 from pushd.topics.scheduled import ScheduledPublication
 from pushd.views.request import Request, View
@@ -108,11 +109,20 @@ class BlockingWebSocket:
         """Close the WebSocket; return when the connection is closed."""
         self._call(partial(self._websocket.close, code, reason))
 
-    def subscribe(self, topic: str, after: str | None = None) -> bool:
+    def subscribe(
+        self, topic: str, after: str | None = None, *, format: Literal["json"] | None = None
+    ) -> bool:
         """Subscribe the browser to a topic; see ``WebSocket.subscribe``."""
-        recovered: bool = self._call(partial(self._websocket.subscribe, topic, after))
+        recovered: bool = self._call(
+            partial(self._websocket.subscribe, topic, after, format=format)
+        )
         self._count_call()
         return recovered
+
+    def presence(self, topic: str) -> PresenceList:
+        """Return who is present at a topic; see ``WebSocket.presence``."""
+        listed: PresenceList = self._call(partial(self._websocket.presence, topic))
+        return listed
 
     def unsubscribe(self, topic: str) -> None:
         """End the browser's subscription to a topic."""
@@ -193,14 +203,29 @@ class BlockingPublisher:
         self._publisher = publisher
         self._bridge = bridge
 
-    def publish(self, topic: str, data: str | bytes, **times: Any) -> Any:
+    def publish(self, topic: str, data: Any, **options: Any) -> Any:
         """Publish; see ``Publisher.publish``."""
-        done = self._bridge.call(partial(self._publisher.publish, topic, data, **times))
+        done = self._bridge.call(partial(self._publisher.publish, topic, data, **options))
         return (
             BlockingScheduledPublication(done, self._bridge)
             if isinstance(done, ScheduledPublication)
             else done
         )
+
+    def last_id(self, topic: str) -> str:
+        """Return a topic's last id; see ``Publisher.last_id``."""
+        id: str = self._bridge.call(partial(self._publisher.last_id, topic))
+        return id
+
+    def presence(self, topic: str) -> PresenceList:
+        """Return who is present at a topic; see ``Publisher.presence``."""
+        listed: PresenceList = self._bridge.call(partial(self._publisher.presence, topic))
+        return listed
+
+    def revoke(self, topic: str | None = None, subject: str | None = None) -> int:
+        """End subscriptions; see ``Publisher.revoke``."""
+        ended: int = self._bridge.call(partial(self._publisher.revoke, topic, subject))
+        return ended
 
 
 class DaemonThreads(ThreadPool):

@@ -32,20 +32,23 @@ class AuthorizerTests(SynchronousTestCase):
         return caught.exception.status, caught.exception.error, str(caught.exception)
 
     def test_without_keys(self) -> None:
-        """Without keys subscribing is free, no token is read, and publishing is denied."""
+        """Without keys no token is read, and what needs one is denied with what helps."""
         authorizer = Authorizer(TokenKeys(), lambda: self.now)
         for given in (None, "x", token()):
             self.assertIsNone(authorizer.identify(given))
-            self.assertIsNone(authorizer.authorize_subscribe(given, "t"))
             self.assertEqual(self.denial(authorizer.require, given), REQUIRED)
-            self.assertEqual(self.denial(authorizer.authorize_publish, given, "t"), REQUIRED)
+        for action in ("subscribe", "publish", "presence"):
+            self.assertEqual(self.denial(authorizer.check_topic, None, action, "t"), REQUIRED)
+        with self.assertRaises(Denied) as caught:
+            authorizer.require(None)
+        self.assertIn("--token-key", caught.exception.line)
 
     def test_no_token(self) -> None:
         """With keys a request without a token is denied where one is required."""
         self.assertIsNone(self.authorizer.identify(None))
         self.assertEqual(self.denial(self.authorizer.require, None), REQUIRED)
-        self.assertEqual(self.denial(self.authorizer.authorize_subscribe, None, "t"), REQUIRED)
-        self.assertEqual(self.denial(self.authorizer.authorize_publish, None, "t"), REQUIRED)
+        for action in ("subscribe", "publish", "presence"):
+            self.assertEqual(self.denial(self.authorizer.check_topic, None, action, "t"), REQUIRED)
 
     def test_invalid_token(self) -> None:
         """An invalid token is denied even where none is required."""
@@ -54,26 +57,26 @@ class AuthorizerTests(SynchronousTestCase):
         denied = (401, "invalid_token", "token expired")
         for call in (self.authorizer.identify, self.authorizer.require):
             self.assertEqual(self.denial(call, expired), denied)
-        self.assertEqual(self.denial(self.authorizer.authorize_subscribe, expired, "t"), denied)
-        self.assertEqual(self.denial(self.authorizer.authorize_publish, expired, "t"), denied)
 
     def test_scope(self) -> None:
         """A token that permits subscribing does not permit publishing, nor the reverse."""
-        reader, writer = token(subscribe=["a/*"]), token(publish=["a/*"])
-        identity = self.authorizer.authorize_subscribe(reader, "a/b")
-        assert identity is not None
-        self.assertEqual(identity.subject, "ann")
-        self.assertEqual(self.authorizer.authorize_publish(writer, "a/b").subject, "ann")
+        reader = self.authorizer.require(token(subscribe=["a/*"]))
+        writer = self.authorizer.require(token(publish=["a/*"]))
+        check = self.authorizer.check_topic
+        self.assertIs(check(reader, "subscribe", "a/b"), reader)
+        self.assertIs(check(reader, "presence", "a/b"), reader)
+        self.assertIs(check(writer, "publish", "a/b"), writer)
+        self.assertEqual((reader.subject, writer.subject), ("ann", "ann"))
         scope = "insufficient_scope"
         self.assertEqual(
-            self.denial(self.authorizer.authorize_subscribe, writer, "a/b"),
+            self.denial(check, writer, "subscribe", "a/b"),
             (403, scope, "token does not permit subscribing to a/b"),
         )
         self.assertEqual(
-            self.denial(self.authorizer.authorize_publish, reader, "a/b"),
+            self.denial(check, reader, "publish", "a/b"),
             (403, scope, "token does not permit publishing to a/b"),
         )
-        self.assertEqual(self.denial(self.authorizer.authorize_subscribe, reader, "b")[0], 403)
+        self.assertEqual(self.denial(check, reader, "subscribe", "b")[0], 403)
 
     def test_end_of_connection(self) -> None:
         """A connection lasts until its token expires, or to the end of the leeway if it is late."""

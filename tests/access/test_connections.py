@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -10,7 +11,13 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.access.closing import GOING_AWAY, NORMAL, TOKEN_EXPIRED, Closing
+from pushd.access.closing import (
+    GOING_AWAY,
+    NORMAL,
+    PERMISSION_EXPIRED,
+    TOKEN_EXPIRED,
+    Closing,
+)
 from pushd.access.connections import Connections
 from pushd.access.counters import Traffic
 from pushd.protocols.websocket.socket import WebSocket
@@ -154,6 +161,16 @@ class ConnectionsTests(SynchronousTestCase):
         self.lose(first)
         self.clock.advance(10)
         self.assertEqual((protocol.closings, other.closings), ([TOKEN_EXPIRED], [TOKEN_EXPIRED]))
+
+    def test_close_at_infinity(self) -> None:
+        """A connection whose identity has no end stays open; a later end has its own closing."""
+        websocket, protocol = self.open()
+        self.connections.close_at(websocket, 10)
+        self.connections.close_at(websocket, inf)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.connections.close_at(websocket, 10, PERMISSION_EXPIRED)
+        self.clock.advance(10)
+        self.assertEqual(protocol.closings, [PERMISSION_EXPIRED])
 
     def test_close_at_after_removal(self) -> None:
         """A connection that was removed is not closed later, and leaves no timer."""

@@ -18,6 +18,7 @@ from pushd.access.tokens import (
     Identity,
     TokenKeys,
     check_pattern,
+    covers,
     make_token,
     matches,
     read_token_keys,
@@ -41,6 +42,10 @@ CLAIMS = {"sub": "ann", "exp": NOW + 60, "subscribe": ["news"], "publish": ["cha
 
 
 SEGMENTS = st.sampled_from(["a", "b", "news", "x-1", "v1.2", "*"])
+PATTERNS = st.one_of(
+    st.lists(SEGMENTS, min_size=1, max_size=3),
+    st.lists(SEGMENTS, max_size=3).map(lambda segments: [*segments, "**"]),
+)
 TOPICS = st.lists(SEGMENTS.filter(lambda one: one != "*"), min_size=1, max_size=5)
 
 
@@ -338,6 +343,32 @@ class PatternTests(SynchronousTestCase):
         def check(one: list[str], other: list[str]) -> None:
             pattern = check_topic("/".join(one))
             self.assertEqual(matches(check_pattern(pattern), "/".join(other)), one == other)
+
+        check()
+
+    def test_covers(self) -> None:
+        """A pattern covers another one if it matches all topics that the other one matches."""
+        for pattern, other in (
+            *(("a", "a"), ("*", "a"), ("*", "*"), ("**", "*"), ("**", "**"), ("**", "a/b/**")),
+            *(("a/**", "a/b"), ("a/**", "a/*/c"), ("a/**", "a/b/**"), ("a/*/**", "a/b/c/**")),
+            *(("*/b", "a/b"), ("*/**", "a/**")),
+        ):
+            self.assertTrue(covers(pattern, other), (pattern, other))
+        for pattern, other in (
+            *(("a", "b"), ("a", "*"), ("*", "**"), ("a/*", "a/**"), ("a/b/**", "a/**")),
+            *(("a/**", "a"), ("a/*/**", "a/**"), ("a", "a/b"), ("a/b", "*/b"), ("a/**", "**")),
+        ):
+            self.assertFalse(covers(pattern, other), (pattern, other))
+
+    def test_covers_property(self) -> None:
+        """No topic matches a covered pattern and not the pattern that covers it."""
+
+        @NO_DEADLINE
+        @given(PATTERNS, PATTERNS, TOPICS)
+        def check(one: list[str], other: list[str], segments: list[str]) -> None:
+            pattern, covered, topic = "/".join(one), "/".join(other), "/".join(segments)
+            if covers(pattern, covered) and matches(covered, topic):
+                self.assertTrue(matches(pattern, topic))
 
         check()
 

@@ -1,4 +1,4 @@
-"""``/connections``, ``/schedules`` and ``/topics`` of the control port."""
+"""Connections, subscriptions, schedules and topics, at the control port."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any
 
 from twisted.logger import capturedLogs
 
-from pushd.access.closing import Closing
+from pushd.access.closing import PERMISSION_REVOKED, Closing
 from pushd.api import admin
 from pushd.testing import Daemon
+from pushd.views import Request, accept_websocket, revoke
 from tests.api.test_publish import PublishTestCase
 from tests.support.keyring import secret_keys, token
 from tests.support.topic_clients import (
@@ -218,6 +219,94 @@ class ConnectionTests(TopicTestCase):
         answer = self.daemon.request("GET", "/connections")
         assert answer is not None
         self.assertEqual(answer.status, 404)
+
+
+class SubscriptionTests(TopicTestCase):
+    """``/subscriptions``: revoke them."""
+
+    def revoke(self, query: str) -> int:
+        """Revoke subscriptions; return how many have ended."""
+        answer = self.control("DELETE", f"/subscriptions?{query}")
+        self.assertEqual(answer.status, 200, answer)
+        ended = json.loads(answer.body)["ended"]
+        assert isinstance(ended, int)
+        return ended
+
+    def test_transports(self) -> None:
+        """Every transport of a topic ends; a WebSocket is closed with 1008."""
+        websockets = [RawWebSocketClient(self.daemon, "t"), V1WebSocketClient(self.daemon, "t")]
+        stream, other = SseClient(self.daemon, "t"), SseClient(self.daemon, "u")
+        poll = self.daemon.open_connection()
+        poll.send(b"GET /topics/t HTTP/1.1\r\nHost: localhost:8080\r\n\r\n")
+        self.assertEqual(self.revoke("topic=v"), 0)
+        self.assertEqual(self.revoke("topic=t"), 4)
+        for client in websockets:
+            self.assertEqual(client.closing, PERMISSION_REVOKED)
+        self.assertTrue(stream.ended)
+        answer = poll.answer()
+        assert answer is not None
+        self.assertEqual((answer.status, json.loads(answer.body)["publications"]), (200, []))
+        self.assertFalse(other.gone)
+        self.assertEqual(self.revoke("topic=**"), 1)
+        self.assertEqual(self.revoke("topic=**"), 0)
+
+    def test_subject(self) -> None:
+        """Those of a subject end, and others stay."""
+        self.start(token_keys=secret_keys())
+        ann, bob = (
+            self.daemon.connect(f"/topics/t?token={token(name, subscribe=['t'])}")
+            for name in ("ann", "bob")
+        )
+        self.assertEqual(self.revoke("subject=ann&topic=u"), 0)
+        self.assertEqual(self.revoke("subject=ann"), 1)
+        self.assertEqual((ann.closing, bob.closing), (PERMISSION_REVOKED, None))
+
+    def test_of_a_view(self) -> None:
+        """A view's WebSocket stays open; only its subscription ends."""
+
+        @accept_websocket
+        async def view(request: Request) -> None:
+            await request.websocket.subscribe("t")
+            await request.websocket.subscribe("u")
+            async for message in request.websocket:
+                request.websocket.send(message)
+
+        self.start({"/": view})
+        browser = self.daemon.connect("/")
+        self.assertEqual(self.revoke("topic=t"), 1)
+        self.publish("t", "not sent")
+        self.publish("u", "sent")
+        browser.send("echo")
+        self.assertEqual((browser.messages, browser.closing), (["sent", "echo"], None))
+
+    def test_from_views(self) -> None:
+        """Views revoke with ``request.revoke``, on the reactor and in threads."""
+
+        async def on_reactor(request: Request) -> str:
+            return str(request.revoke(topic="t"))
+
+        def in_thread(request: Request) -> str:
+            return str(request.revoke(topic="t"))
+
+        def elsewhere(request: Request) -> str:
+            return str(revoke(topic="t"))
+
+        self.start({"/a": on_reactor, "/b": in_thread, "/c": elsewhere})
+        for path in ("/a", "/b", "/c"):
+            client = RawWebSocketClient(self.daemon, "t")
+            answer = self.daemon.get(path)
+            assert answer is not None
+            self.assertEqual(answer.text, "1")
+            self.assertEqual(client.closing, PERMISSION_REVOKED)
+
+    def test_mistakes(self) -> None:
+        """A request without topic and subject, or with another mistake, ends nothing."""
+        client = RawWebSocketClient(self.daemon, "t")
+        for query, where in (("", "topic"), ("topic=a//b", "topic"), ("topc=t", "topc")):
+            answer = self.control("DELETE", f"/subscriptions?{query}")
+            self.assertEqual((answer.status, json.loads(answer.body)["where"]), (400, where))
+        self.assertEqual(self.control("GET", "/subscriptions").status, 405)
+        self.assertIsNone(client.closing)
 
 
 class TopicListTests(PublishTestCase):

@@ -54,6 +54,16 @@ class LongPollTests(TopicTestCase):
         )
         self.assertTrue(connection.closed)
 
+    def test_format_json(self) -> None:
+        """With format=json, what was published as JSON is a value in the response."""
+        id = self.publish("t", "x")
+        self.publish("t", '{"a": 1}', event="paid", is_json=True)
+        for query, data in (("", '{"a": 1}'), ("&format=json", {"a": 1})):
+            answer = self.daemon.get(f"/topics/t?wait=0&after={id}{query}")
+            assert answer is not None
+            [one] = json.loads(answer.body)["publications"]
+            self.assertEqual((one["event"], one["data"]), ("paid", data))
+
     def test_something_missed(self) -> None:
         """A poll for publications that exist already is answered at once."""
         ids = self.publish_many("t", ["1", "2", "3"])

@@ -16,6 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.api import playground
 from pushd.api.playground import BURST, MAX_BODY, WAYS, Cost, CountingTransport, TopicCosts
 from pushd.testing import Answer, Daemon, RawConnection
+from pushd.topics.rules import Rule, Rules
 from tests.support.keyring import secret_keys, token
 from tests.support.peer import Peer, close_frame, handshake, request
 
@@ -132,6 +133,13 @@ class PublishTests(PlaygroundTestCase):
         self.assertEqual(self.publish("play/a", b"x" * MAX_BODY).status, 200)
         self.assert_refused(self.publish("play/a", b"x" * (MAX_BODY + 1)), 413, "body")
         self.assert_refused(self.publish("play/a", b"\xff"), 400, "body")
+
+    def test_rule(self) -> None:
+        """A rule for the topics of the demo can lower the limit."""
+        self.daemon = Daemon(rules=Rules([Rule(match="play/**", max_message=3)]))
+        self.addCleanup(self.daemon.stop)
+        self.assert_refused(self.publish("play/a", b"xxxx"), 413, "body")
+        self.assertEqual(self.publish("play/a", b"xxx").status, 200)
 
     def test_rate(self) -> None:
         """All clients share one rate; beyond it they get 429."""

@@ -14,6 +14,8 @@ from pushd.access.limits import Limits
 from pushd.api import publish as module
 from pushd.testing import Answer
 from pushd.topics import broker, scheduled
+from pushd.topics.rules import Rule, Rules
+from tests.support.keyring import secret_keys, token
 from tests.support.topic_clients import (
     RawWebSocketClient,
     SseClient,
@@ -83,6 +85,27 @@ class ControlTopicTests(PublishTestCase):
         value = self.assert_refused(self.post("/topics/t", b"x" * 1001), "body")
         self.assertIn("1000", value["error"])
 
+    def test_too_big_for_rule(self) -> None:
+        """The rule of a topic can lower the limit: for each way of publishing."""
+        rules = Rules([Rule(match="t", max_message=3), Rule(match="**", history_size=9)])
+        self.start(rules=rules, token_keys=secret_keys())
+        reason = "a publication of 4 bytes: max-message of t is 3"
+        writer = {"Authorization": f"Bearer {token(publish=['**'])}"}
+        for path in ("/topics/t", "/topics/t?delay=1"):
+            value = self.assert_wrong(self.post(path, "éé".encode()), 413, "body")
+            self.assertEqual(value["error"], reason)
+        public = self.daemon.request("POST", "/topics/t", writer, b"xxxx")
+        assert public is not None
+        self.assertEqual(self.assert_wrong(public, 413, "body")["error"], reason)
+        good, bad = {"topic": "u", "data": "xxxx"}, {"topic": "t", "base64": "eHh4eA=="}
+        answer = self.post_json({"publications": [good, bad]})
+        value = self.assert_wrong(answer, 413, "publications[1]")
+        self.assertEqual(value["error"], reason)
+        self.assertEqual(self.describe("u")["history"], 0)
+        self.assertEqual(self.post("/topics/t", b"xxx").status, 200)
+        self.assertEqual(self.post("/topics/u", b"xxxx").status, 200)
+        self.assertEqual(self.post_json({"publications": [good]}).status, 200)
+
     def test_method(self) -> None:
         """Another method is 405, with the allowed methods in Allow."""
         for method in ("PUT", "DELETE", "PATCH"):
@@ -107,6 +130,34 @@ class ControlTopicTests(PublishTestCase):
         ):
             answer = self.control("OPTIONS", path)
             self.assertEqual((answer.status, answer.headers["Allow"]), (204, allowed))
+
+
+class LastIdTests(PublishTestCase):
+    """``/last-id``: where a subscriber that comes later begins."""
+
+    def ask(self, query: str) -> Answer:
+        """Ask for a topic's last id."""
+        return self.control("GET", f"/last-id{query}")
+
+    def test_newest(self) -> None:
+        """It is the id of the newest publication."""
+        ids = self.publish_many("a/b", ["1", "2"])
+        self.assertEqual(json.loads(self.ask("?topic=a/b").body), {"topic": "a/b", "id": ids[-1]})
+
+    def test_none_yet(self) -> None:
+        """Before the first publication it is the id that this one follows."""
+        last = json.loads(self.ask("?topic=new").body)["id"]
+        self.assertEqual(self.publish("new", "x"), last.replace(":0", ":1"))
+        client = V1WebSocketClient(self.daemon, "new", last)
+        self.assertEqual((client.recovered, client.data), (True, ["x"]))
+
+    def test_wrong(self) -> None:
+        """A topic must be given, and be valid; nothing else may be."""
+        self.assert_wrong(self.ask(""), 400, "topic")
+        self.assert_wrong(self.ask("?topic=a%20b"), 400, "topic")
+        self.assert_wrong(self.ask("?topic=%ff"), 400, "topic")
+        self.assert_wrong(self.ask("?topic=t&after=1"), 400, "after")
+        self.assert_wrong(self.control("POST", "/last-id?topic=t"), 405, "method")
 
 
 class IdempotencyTests(PublishTestCase):
@@ -272,6 +323,17 @@ class BatchTests(PublishTestCase):
         )
         self.assertEqual(other.data, [""])
 
+    def test_json(self) -> None:
+        """A publication of a batch may be a JSON value, and have an event."""
+        client = self.daemon.connect("/topics/t?format=json", subprotocols=("pushd.v1",))
+        one = {"topic": "t", "json": {"a": [1, "é"]}, "event": "paid"}
+        many = [one] + [{"topic": "t", "json": list(range(100))}] * 999
+        self.assertEqual(self.post_json({"publications": many}).status, 200)
+        self.assertEqual(self.client.data[0], '{"a":[1,"é"]}')
+        value = json.loads(client.messages[1])
+        self.assertEqual((value["event"], value["data"]), ("paid", {"a": [1, "é"]}))
+        self.assertEqual(len(self.client.data), 1000)
+
     def test_none(self) -> None:
         """A batch may be empty."""
         self.assertEqual(self.post_json({"publications": []}).body, b'{"published":[]}\n')
@@ -343,9 +405,9 @@ class BatchTests(PublishTestCase):
         good = {"topic": "t", "data": ""}
         self.assert_wrong(self.post_json({"publications": [good] * 1001}), 413, "publications")
         for part in ("{}", '""', "[]", "0", '{"a":[]}'):
-            body = f'{{"publications":[{",".join([part] * 20_000)}]}}'.encode()
+            body = f'{{"publications":[{",".join([part] * 250_000)}]}}'.encode()
             value = self.assert_wrong(self.post("/publish", body), 413, "publications")
-            self.assertIn("and nothing else", value["error"], part)
+            self.assertIn("commas and colons", value["error"], part)
         # One string, which ends behind what looks like the end.
         body = b'{"publications":[],"data":"%b' % rb"\\\\\"" + b"{}," * 20_000 + b'"}'
         self.assert_wrong(self.post("/publish", body), 400, "data")
@@ -405,12 +467,48 @@ class PublicationTests(PublishTestCase):
             ("application/octet-stream", b"a"),
             ("Application/Octet-Stream ; x=y", b"a"),
             ("text/plain; charset=latin-1", "a"),
-            ("application/json", "a"),
+            ("application/xml", "a"),
             ("é", "a"),
             ("", "a"),
         ):
             self.assertEqual(self.post("/topics/t", b"a", {"Content-Type": kind}).status, 200)
             self.assertEqual(self.client.data[-1], data, kind)
+
+    def test_json(self) -> None:
+        """A body of application/json is published as it is if it is JSON, and refused if not."""
+        headers = {"Content-Type": "Application/JSON; charset=utf-8"}
+        client = self.daemon.connect("/topics/t?format=json", subprotocols=("pushd.v1",))
+        body = ' {"é": [1.50, "\\n"]}\n'
+        self.assertEqual(self.post("/topics/t", body.encode(), headers).status, 200)
+        self.assertEqual(self.client.data, [body])
+        value = json.loads(client.messages[-1])
+        self.assertEqual(value["data"], {"é": [1.5, "\n"]})
+        for wrong in (b"", b"{", b"NaN", b"\xff", b"[" * 100_000):
+            error = self.assert_wrong(self.post("/topics/t", wrong, headers), 400, "body")["error"]
+            self.assertIn("valid UTF-8" if wrong == b"\xff" else "JSON", error)
+        self.assertEqual(len(self.client.data), 1)
+
+    def test_event(self) -> None:
+        """A publication has the event that the query names, at once and later."""
+        for query in ("event=paid", "event=paid&delay=1"):
+            self.assertLess(self.post(f"/topics/t?{query}").status, 300)
+        self.daemon.advance(1)
+        events = [json.loads(one).get("event") for one in self.client.browser.messages]
+        self.assertEqual(events, [None, "paid", "paid"])
+
+    def test_bad_event(self) -> None:
+        """An invalid event is refused."""
+        for name in ("", "a%20b", "message", "%C3%A9"):
+            self.assert_wrong(self.post(f"/topics/t?event={name}"), 400, "event")
+
+    def test_later_json(self) -> None:
+        """JSON that is published later is JSON then, too."""
+        headers = {"Content-Type": "application/json"}
+        client = self.daemon.connect("/topics/t?format=json", subprotocols=("pushd.v1",))
+        self.assertEqual(self.post("/topics/t?delay=1", b"[1]", headers).status, 202)
+        self.daemon.advance(1)
+        self.assertEqual(json.loads(client.messages[-1])["data"], [1])
+        self.assert_wrong(self.post("/topics/t?delay=1", b"[1", headers), 400, "body")
 
     def test_not_utf_8(self) -> None:
         """Text that is not UTF-8 is refused; the same data is accepted as bytes."""
@@ -450,6 +548,11 @@ class BatchErrorTests(PublishTestCase):
             ({"topic": "\ud800", "data": "x"}, ".topic"),
             ({"topic": "t"}, ""),
             ({"topic": "t", "data": "x", "base64": "eA=="}, ""),
+            ({"topic": "t", "data": "x", "json": 1}, ""),
+            ({"topic": "t", "json": float("inf")}, ".json"),
+            ({"topic": "t", "json": ["\ud800"]}, ".json"),
+            ({"topic": "t", "data": "x", "event": 7}, ".event"),
+            ({"topic": "t", "data": "x", "event": "message"}, ".event"),
             ({"topic": "t", "data": 7}, ".data"),
             ({"topic": "t", "data": None}, ".data"),
             ({"topic": "t", "data": "\ud800"}, ".data"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from pushd.access.closing import Closing
 from pushd.access.limits import Limits
 from pushd.api.keep_alives import KEEP_ALIVE_INTERVAL
@@ -13,6 +15,12 @@ from tests.support.topic_clients import MIB, SseClient, TopicTestCase
 
 class Returning(SseClient):
     """A browser that reconnects by itself: same URL, last id in a header."""
+
+
+class Formatted(SseClient):
+    """A client that asks for JSON."""
+
+    path = "/topics/t?format=json"
 
 
 class EventStreamTests(TopicTestCase):
@@ -51,6 +59,42 @@ class EventStreamTests(TopicTestCase):
             f"event: base64\nid: {epoch}:5\ndata: /w==\n\n"
             f'event: json\nid: {epoch}:6\ndata: "d\\r\\n"\n\n',
         )
+
+    def test_named_events(self) -> None:
+        """An event has the name that was published; what it cannot carry is in a json event."""
+        client = SseClient(self.daemon, "t")
+        id = self.publish("t", "a\nb", event="paid")
+        epoch = id.partition(":")[0]
+        self.publish("t", '{"a": 1}', event="paid", is_json=True)
+        self.publish("t", b"\xff", event="paid")
+        self.publish("t", "c\r", event="paid")
+        self.assertTrue(
+            self.body(client).endswith(
+                (
+                    f"event: paid\nid: {epoch}:1\ndata: a\ndata: b\n\n"
+                    f'event: paid\nid: {epoch}:2\ndata: {{"a": 1}}\n\n'
+                    f"event: json\nid: {epoch}:3\n"
+                    f'data: {{"id":"{epoch}:3","event":"paid","base64":"/w=="}}\n\n'
+                    f"event: json\nid: {epoch}:4\n"
+                    f'data: {{"id":"{epoch}:4","event":"paid","data":"c\\r"}}\n\n'
+                ).encode()
+            )
+        )
+
+    def test_format_json(self) -> None:
+        """With format=json, the data of each event is the object of pushd.v1."""
+        client = Formatted(self.daemon, "t")
+        browser = self.daemon.connect("/topics/t?format=json", subprotocols=("pushd.v1",))
+        self.publish("t", "a\r\nb")
+        self.publish("t", b"\xff", event="paid")
+        self.publish("t", '{"a":\r\n[1.50]}', event="paid", is_json=True)
+        events = self.body(client).decode().split("\n\n")
+        got = [dict(line.split(": ", 1) for line in one.split("\n")) for one in events[1:-1]]
+        self.assertEqual([one["data"] for one in got], browser.messages[1:])
+        self.assertEqual([one.get("event") for one in got], [None, "paid", "paid"])
+        self.assertEqual(json.loads(got[2]["data"])["data"], {"a": [1.5]})
+        for one in got:
+            self.assertEqual(json.loads(one["data"])["id"], one["id"])
 
     def test_keep_alive(self) -> None:
         """A comment is sent after 25 seconds of silence."""

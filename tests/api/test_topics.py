@@ -87,6 +87,11 @@ class TopicResourceTests(TopicTestCase):
         for wait in ("", "x", "-1", "1e3", "60.1", "61", "1.", "inf", "nan", "1e999"):
             self.assert_wrong(self.ask(f"/topics/t?wait={wait}"), 400, "wait")
 
+    def test_bad_format(self) -> None:
+        """A format other than json is refused."""
+        for given in ("", "text", "JSON"):
+            self.assert_wrong(self.ask(f"/topics/t?wait=0&format={given}"), 400, "format")
+
     def test_the_last_of_many(self) -> None:
         """Of two values of an argument, the last one counts."""
         self.assertEqual(self.ask("/topics/t?wait=x&wait=0").status, 200)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pushd.access.closing import HISTORY_GAP, TRY_AGAIN_LATER
 from pushd.access.limits import Limits
+from pushd.topics.rules import Rule
+from pushd.topics.rules import Rules as TopicRules
 from pushd.topics.subscription import LAG_TIMEOUT
 from tests.support.topic_clients import (
     MIB,
@@ -133,6 +136,43 @@ class Rules(_Base):
             ids.append(self.publish(topic, "4"))
             self.assert_got(client, ids[1:], ["2", "3", "4"])
             self.assert_began(client, ids[0], recovered=True)
+
+    def test_retained(self) -> None:
+        """A new subscriber of a topic that retains its newest publication gets it first."""
+        for latest in (False, True):
+            self.start(rules=TopicRules([Rule(match="news", retain=True, latest=latest)]))
+            ids = self.publish_many("news", ["1", "2"])
+            self.daemon.advance(1000)
+            client = self.listen()
+            ids.append(self.publish("news", "3"))
+            self.assert_got(client, ids[1:], ["2", "3"])
+            self.assert_began(client, ids[0], recovered=False)
+
+    def test_retained_and_resumed(self) -> None:
+        """One that resumes gets what it missed; if that is gone, it begins with the newest."""
+        self.start(rules=TopicRules([Rule(match="news", retain=True)]))
+        ids = self.publish_many("news", ["1", "2", "3"])
+        client = self.listen(after=ids[2])
+        self.assert_got(client, [], [])
+        client.leave()
+        client = self.listen(after=ids[0])
+        self.assert_got(client, ids[1:], ["2", "3"])
+        self.assert_began(client, ids[0], recovered=True)
+        client.leave()
+        self.daemon.advance(1000)
+        client = self.listen(after=ids[0])
+        self.assert_got(client, ids[2:], ["3"])
+        self.assert_began(client, ids[1], recovered=False)
+
+    def test_rules_reloaded(self) -> None:
+        """A reload changes how much is kept, without a restart."""
+        self.publish_many("news", ["1", "2", "3"])
+        rules = TopicRules([Rule(match="news", history_size=1)])
+        for apply in self.daemon._service.appliers:
+            apply(replace(self.daemon.settings, rules=rules))
+        self.assertEqual(self.describe("news")["history"], 3)
+        self.publish("news", "4")
+        self.assertEqual(self.describe("news")["history"], 1)
 
     def test_resume_from_the_beginning(self) -> None:
         """Offset 0 is before the first publication."""

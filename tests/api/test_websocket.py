@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from pushd.access.closing import GOING_AWAY, NORMAL
 from tests.support.topic_clients import RawWebSocketClient, TopicTestCase, V1WebSocketClient
 
@@ -29,6 +31,19 @@ class TopicViewTests(TopicTestCase):
         client.browser.send(b"\xff")
         self.publish("t", "y")
         self.assertEqual(client.data, ["y"])
+
+    def test_format_json(self) -> None:
+        """With format=json, JSON is a value. That needs pushd.v1: plain frames have data only."""
+        browser = self.daemon.connect("/topics/t?format=json", subprotocols=("pushd.v1",))
+        plain = self.daemon.connect("/topics/t")
+        self.publish("t", '{"a": 1}', event="paid", is_json=True)
+        self.assertEqual(
+            str(browser.messages[1]).partition(",")[2], '"event":"paid","data":{"a": 1}}'
+        )
+        self.assertEqual(plain.messages, ['{"a": 1}'])
+        refused = self.daemon.connect("/topics/t?format=json").refused
+        assert refused is not None
+        self.assertEqual((refused.status, json.loads(refused.body)["where"]), (400, "format"))
 
     def test_close(self) -> None:
         """When the client closes, its code is echoed."""

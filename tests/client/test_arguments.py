@@ -7,7 +7,7 @@ from tests.client.command_case import CommandTestCase
 
 
 class HelpTests(CommandTestCase):
-    COMMANDS = ("publish", "tail", "topics", "connections", "close", "token", "check")
+    COMMANDS = ("publish", "tail", "last-id", "topics", "connections", "close", "token", "check")
 
     def help(self, *args: str) -> str:
         """Return the output of --help."""

@@ -15,6 +15,7 @@ from typing import Any, cast
 from twisted.trial.unittest import SynchronousTestCase
 
 import pushd.client
+from pushd.access.closing import PERMISSION_REVOKED
 from pushd.api.keep_alives import KEEP_ALIVE_INTERVAL
 from pushd.client import Began, Broken, Client, Message, PushdError, Refused, Unreachable
 from tests.support.fake_network import FakeNetwork
@@ -94,6 +95,44 @@ class PublishTests(ClientTestCase):
         """Return the default arguments of Client, with the network."""
         return {**(Client.__init__.__kwdefaults__ or {}), "connect": self.network.connect}
 
+    def test_json(self) -> None:
+        """A dict or list is published as JSON, unless JSON cannot hold it."""
+        browser = self.daemon.connect("/topics/t?format=json", subprotocols=("pushd.v1",))
+        values: list[dict[str, Any] | list[Any]] = [{"é": [1, None]}, []]
+        for value in values:
+            self.client().publish("t", value)
+            self.assertEqual(json.loads(browser.messages[-1])["data"], value)
+        self.assertRaises(ValueError, self.client().publish, "t", [float("nan")])
+        self.assertRaises(TypeError, self.client().publish, "t", [object()])
+
+    def test_event(self) -> None:
+        """A publication may have an event, at once and later; a bad name is refused."""
+        browser = self.daemon.connect("/topics/t", subprotocols=("pushd.v1",))
+        self.assertIn("id", self.client().publish("t", "x", event="paid"))
+        self.assertIn("schedule", self.client().publish("t", "x", event="due", delay=1))
+        self.daemon.advance(1)
+        events = [json.loads(message).get("event") for message in browser.messages]
+        self.assertEqual(events, [None, "paid", "due"])
+        refused = self.assertRaises(Refused, self.client().publish, "t", "x", event="message")
+        self.assertEqual((refused.status, refused.where), (400, "event"))
+
+    def test_all(self) -> None:
+        """Several are published with one request: all of them or none."""
+        client = V1WebSocketClient(self.daemon, "t")
+        publications: list[dict[str, Any]] = [
+            {"topic": "t", "data": "x", "idempotency_key": "k", "event": "e"},
+            {"topic": "t", "data": b"\xff"},
+            {"topic": "t", "data": {"n": 1}},
+        ]
+        said = self.client().publish_all(publications)
+        self.assertEqual([one["id"] for one in said], client.ids)
+        self.assertEqual(client.data, ["x", b"\xff", '{"n":1}'])
+        bad = [*publications, {"topic": "a b", "data": "x"}]
+        self.assertRaises(Refused, self.client().publish_all, bad)
+        self.assertRaises(TypeError, self.client().publish_all, [{"topic": "t", "data": 1}])
+        self.assertRaises(TypeError, self.client().publish_all, [{"topic": "t", "dtaa": "x"}])
+        self.assertEqual(len(client.ids), 3)
+
     def test_scheduled(self) -> None:
         """With ``every`` and ``count`` it publishes repeatedly."""
         client = RawWebSocketClient(self.daemon, "t")
@@ -152,7 +191,7 @@ class PublishTests(ClientTestCase):
 
     def test_type(self) -> None:
         """Data of another type is an error before anything is sent."""
-        with self.assertRaisesRegex(TypeError, "must be str or bytes; got int"):
+        with self.assertRaisesRegex(TypeError, "must be str, bytes, dict or list; got int"):
             Client("http://127.0.0.1:1").publish("news", cast(Any, 5))
 
 
@@ -178,6 +217,13 @@ class ConnectionTests(ClientTestCase):
             self.assertEqual(client.closing.code, code)
         refused = self.assertRaises(Refused, self.client().close, 1)
         self.assertEqual(refused.status, 404)
+
+    def test_revoke(self) -> None:
+        """Subscriptions end, and it is returned how many."""
+        client = RawWebSocketClient(self.daemon, "t")
+        self.assertEqual(self.client().revoke(subject="ann"), 0)
+        self.assertEqual(self.client().revoke(topic="t"), 1)
+        self.assertEqual(client.closing, PERMISSION_REVOKED)
 
     def test_topics(self) -> None:
         """Topics are returned as in pushd's response."""
@@ -205,6 +251,13 @@ class FollowTests(ClientTestCase):
         self.assertEqual(type(first), Began)
         self.assertEqual([one.data for one in rest], sent)
         self.assertEqual(rest[-1].id, self.describe("t")["id"])
+
+    def test_events(self) -> None:
+        """The name of an event is received, however the stream carries it."""
+        sent = ["x", "a\rb", b"\xff", "[1]"]
+        self.later(*(lambda one=one: self.publish("t", one, event="paid") for one in sent))
+        _, *rest = islice(self.follow(), 1 + len(sent))
+        self.assertEqual([(one.data, one.event) for one in rest], [(one, "paid") for one in sent])
 
     def test_comments(self) -> None:
         """Keep-alive comments are ignored."""

@@ -10,8 +10,10 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd import __version__
+from pushd.access.permissions import Permission
 from pushd.access.tokens import TokenKeys
 from pushd.client.commands import print_json, print_table, printable
+from pushd.topics.rules import Rule, Rules
 from tests.client.command_case import CommandTestCase
 from tests.support.keyring import SECRET, private_pem, public_pem, secret_keys, token
 from tests.support.topic_clients import RawWebSocketClient, SseClient, V1WebSocketClient
@@ -64,6 +66,13 @@ class PublishTests(CommandTestCase):
         self.assertEqual(said, f"{schedule['schedule']} (scheduled: 2)\n")
         self.daemon.advance(5, 0.5)
         self.assertEqual(client.data, ["x", "x"])
+
+    def test_event(self) -> None:
+        """With --event, the publication has an event."""
+        client = V1WebSocketClient(self.daemon, "t")
+        self.good("publish", "t", "x", "--event", "paid")
+        self.assertEqual(json.loads(client.browser.messages[-1])["event"], "paid")
+        self.assertIn("event must not be open", self.bad("publish", "t", "x", "--event", "open"))
 
     def test_idempotency_key(self) -> None:
         """With the same key, a command that is repeated publishes once."""
@@ -143,6 +152,16 @@ class TailTests(CommandTestCase):
         self.assertEqual([sorted(one) for one in said], [["data", "id"], ["base64", "id"]])
         self.assertEqual((said[0]["data"], said[1]["base64"]), ("ü\n", "/w=="))
 
+    def test_event(self) -> None:
+        """With --json, the name of its event is in the object, if it has one."""
+        steps: list[Callable[[], object]] = [
+            lambda: self.publish("t", "x"),
+            lambda: self.publish("t", "y", event="e"),
+        ]
+        printed, _ = self.tail("--json", then=steps)
+        said = [json.loads(line) for line in printed]
+        self.assertEqual([one.get("event") for one in said], [None, "e"])
+
     def test_after(self) -> None:
         """With --after it starts after an id, and says if publications are lost."""
         first, second = self.publish("t", "1"), self.publish("t", "2")
@@ -200,6 +219,66 @@ class ListTests(CommandTestCase):
         said = [json.loads(line)["topic"] for line in self.good("topics", "--json").splitlines()]
         self.assertEqual(said, ["a", "b/c"])
 
+    def test_last_id(self) -> None:
+        """The last id of a topic is printed."""
+        id = str(self.daemon.publish("news", "x"))
+        self.assertEqual(self.good("last-id", "news"), f"{id}\n")
+        said = json.loads(self.good("last-id", "news", "--json"))
+        self.assertEqual(said, {"topic": "news", "id": id})
+        self.assertIn("topic must be", self.bad("last-id", "a b"))
+
+    def test_rules(self) -> None:
+        """The rule of a topic is a table, or with --json an object."""
+        self.start(rules=Rules([Rule(match="a/*", history_size=7, presence=True)]))
+        self.network.daemon = self.daemon
+        self.assertEqual(
+            [line.split() for line in self.good("rules", "a/b").splitlines()],
+            [
+                ["RULE", "VALUE"],
+                ["topic", "a/b"],
+                ["match", "a/*"],
+                ["history-size", "7"],
+                ["history-ttl", "300"],
+                ["subscribe", "anyone"],
+                ["publish", "nobody"],
+                ["presence", "true"],
+                ["latest", "false"],
+                ["max-message", "1048576"],
+                ["retain", "false"],
+            ],
+        )
+        self.assertIn("match         -\n", self.good("rules", "b"))
+        self.assertIsNone(json.loads(self.good("rules", "b", "--json"))["match"])
+        self.assertIn("topic must be", self.bad("rules", "a b"))
+
+    def test_presence(self) -> None:
+        """Who is present is a table, or with --json an object; of too many, there are counts."""
+        rules = Rules([Rule(match="chat/*", presence=True, subscribe="authorize")])
+
+        async def authorize(request: Any, action: str, topic: str) -> Permission:
+            return Permission(subject=request.headers["X-Name"], info={"name": "Änn"})
+
+        self.start(rules=rules, authorize=authorize, max_present=1)
+        self.network.daemon = self.daemon
+        self.daemon.connect("/topics/chat/7?client=tab", headers={"X-Name": "ann"})
+        self.daemon.connect("/topics/chat/7?client=other", headers={"X-Name": "ann"})
+        lines = [line.split(maxsplit=3) for line in self.good("presence", "chat/7").splitlines()]
+        self.assertEqual(lines[0], ["SUBJECT", "CONNECTIONS", "INFO"])
+        self.assertEqual(lines[1], ["ann", "tab", "other", '{"name": "Änn"}'])
+        said = json.loads(self.good("presence", "chat/7", "--json"))
+        self.assertEqual((said["count"], said["connections"]), (1, 2))
+        self.daemon.connect("/topics/chat/7", headers={"X-Name": "bob"})
+        self.assertEqual(self.run_command("presence", "chat/7"), 0)
+        self.assertIn("2 subjects with 3 connections", self.stderr.getvalue())
+        self.assertIn("no presence", self.bad("presence", "news"))
+
+    def test_presence_without_names(self) -> None:
+        """A subject without a name, connections or info is shown with dashes."""
+        self.start(rules=Rules([Rule(match="chat/*", presence=True)]))
+        self.network.daemon = self.daemon
+        self.daemon.connect("/topics/chat/7?client=tab").leave()
+        self.assertEqual(self.good("presence", "chat/7").splitlines()[1].split(), ["-"] * 3)
+
     def test_more_topics(self) -> None:
         """If there are more topics than listed, a line on standard error says so."""
         body = {"publications": [{"topic": f"t/{n}", "data": ""} for n in range(1000)]}
@@ -250,6 +329,22 @@ class ListTests(CommandTestCase):
         self.assertEqual(codes, [(1008, "closed by an operator"), (4000, "so")])
         self.assertIn("no such connection", self.bad("close", "1"))
         self.assertIn("code", self.bad("close", "1", "--code", "x"))
+
+
+class RevokeTests(CommandTestCase):
+    """``pushdctl revoke``."""
+
+    def test_revoke(self) -> None:
+        """Subscriptions end by topic and subject, and it is printed how many."""
+        clients = [RawWebSocketClient(self.daemon, topic) for topic in ("a/1", "a/2", "b")]
+        self.assertEqual(self.good("revoke", "--topic", "a/*", "--subject", "ann"), "0\n")
+        self.assertEqual(self.good("revoke", "--topic", "a/*"), "2\n")
+        self.assertEqual([one.closing is None for one in clients], [False, False, True])
+
+    def test_mistakes(self) -> None:
+        """Without topic and subject, or with a wrong pattern, it fails in one line."""
+        self.assertIn("--topic, --subject or both", self.bad("revoke"))
+        self.assertIn("topic pattern", self.bad("revoke", "--topic", "a//b"))
 
 
 class TokenTests(CommandTestCase):

@@ -308,6 +308,18 @@ class SocketTests(DjangoTestCase):
         browser.send("enough")
         self.assertEqual((browser.messages, browser.closing), (["one"], NORMAL))
 
+    def test_presence(self) -> None:
+        """A view can ask who is present at a topic."""
+
+        def view(request: Any) -> None:
+            try:
+                request.websocket.presence("a")
+            except ValueError as error:
+                request.websocket.send(str(error))
+
+        [said] = self.open(view).messages
+        self.assertIn("no presence", str(said))
+
     def test_publish(self) -> None:
         """Any code of the site can publish in a view's thread."""
         self.serve()

@@ -198,6 +198,21 @@ def test_tac_bad_option(programs: Path, tmp_path: Path) -> None:
     assert re.fullmatch(r"pushd: .*no-such-option.*\n", done.stderr)
 
 
+def test_without_extras(programs: Path, tmp_path: Path) -> None:
+    """Without the extra, one line says how to install what ``pushd.aio`` needs."""
+    done = subprocess.run(
+        [programs / "python", "-c", "import pushd; pushd.publish; import pushd.aio"],
+        cwd=tmp_path,
+        env=_environment(),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    line = "ImportError: pushd.aio needs httpx: pip install 'pushd[client]'"
+    assert done.stderr.splitlines()[-1] == line
+
+
 def test_contents(wheel: Path) -> None:
     """The wheel contains the daemon and its plugin, and no other top-level package."""
     names = set(ZipFile(wheel).namelist())

@@ -24,6 +24,8 @@ from pushd.topics.redis.address import parse_broker
 from pushd.topics.redis.broker import RedisBroker
 from pushd.topics.redis.scripts import RedisNames
 from pushd.topics.redis.session import open_session
+from pushd.topics.rules import Rule as TopicRule
+from pushd.topics.rules import Rules
 from tests.support.broker_contract import RULES, Node, RecordingSubscriber, Rule
 from tests.support.held_port import held_port
 from tests.support.redis_server import RedisServer
@@ -49,9 +51,10 @@ class Cluster:
         self.server = server
         self.nodes: list[Node] = []
 
-    async def start(self, retention: Retention) -> tuple[Node, Node]:
+    async def start(self, retention: Retention, rules: Rules | None = None) -> tuple[Node, Node]:
         """Start two nodes."""
-        return await self.start_node(retention), await self.start_node(retention)
+        nodes = [await self.start_node(retention, rules=rules) for _ in range(2)]
+        return nodes[0], nodes[1]
 
     async def start_node(self, retention: Retention | None = None, **settings: Any) -> Node:
         """Start another node."""
@@ -64,6 +67,7 @@ class Cluster:
             names=RedisNames(db=settings.get("db", 0), prefix=settings.get("prefix", "pushd")),
             retention=retention or Retention(),
             make_name=lambda: f"e{next(_names)}",
+            rules=settings.get("rules"),
         )
         node = Node(broker, self.reactor)
         self.nodes.append(node)
@@ -274,6 +278,49 @@ async def test_clients_killed(cluster: Cluster, server: RedisServer) -> None:
                 await cluster.until(lambda: two.broker.fault() is None)
     assert await received(cluster, first, ids[-1]) == ids
     assert [data for _, data in first.events[1:]] == [f"{number}" for number in range(300)]
+
+
+@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+async def test_expiry_of_keys(cluster: Cluster, server: RedisServer) -> None:
+    """Only what is retained has no expiry in Redis, and only as long as a rule says so."""
+    rules = Rules([TopicRule(match="r/*", retain=True), TopicRule(match="s", history_ttl=5)])
+    node, other = await cluster.start(Retention(ttl=50), rules)
+
+    def left(topic: str) -> list[int]:
+        """Return for how many seconds the two keys of a topic are kept; -1 without a limit."""
+        names = RedisNames().topic_keys(topic)
+        return [max(-2, server.ask("PTTL", name)) // 1000 for name in names]
+
+    def is_about(seconds: list[int], *expected: int) -> bool:
+        """Return whether times are those expected, or a little less."""
+        return all(one - 10 <= got <= one for got, one in zip(seconds, expected, strict=True))
+
+    unused, used = node.listen("r/unused"), node.listen("r/1")
+    await cluster.until(lambda: unused.begun and used.begun)
+    for topic in ("r/1", "s", "t"):
+        await node.publish(topic, "x")
+    broker: Any = node.broker
+    for _ in range(2):
+        assert left("r/1") == [-1, -1]
+        assert is_about(left("s"), 605, 5)
+        assert is_about(left("t"), 650, 50)
+        assert is_about(left("r/unused")[:1], 650)
+        # Renewed, described and read, which a retained topic does not notice.
+        await broker._commands.touch(broker._reconnector.session, ["r/1", "s", "t"])
+        for topic in ("r/1", "s", "t"):
+            await node.broker.describe(topic)
+            await other.replay(topic, None)
+    assert unused.events[1:] == []
+    rules.replace(Rules())
+    await other.replay("r/1", None)
+    assert is_about(left("r/1"), 650, 50)
+    rules.replace(Rules([TopicRule(match="**", retain=True)]))
+    for topic in ("r/1", "t"):
+        await other.replay(topic, None)
+        assert left(topic) == [-1, -1]
+    rules.replace(Rules())
+    await node.publish("r/1", "y")
+    assert is_about(left("r/1"), 650, 50)
 
 
 @pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]

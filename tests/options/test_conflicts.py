@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from django.test import override_settings
+
 from pushd.options.conflicts import find_exposed
 from tests.options.options_case import OptionsTestCase, parse
+from tests.support import django_site
 
 
 class ConflictTests(OptionsTestCase):
@@ -30,6 +33,20 @@ class ConflictTests(OptionsTestCase):
                 parse("--listen", endpoint, "--control", endpoint).control, (endpoint,)
             )
         self.mistake("--listen", "tcp:01", "--control", "tcp:01")
+
+
+class AuthorizerTests(OptionsTestCase):
+    def test_setting(self) -> None:
+        """A wrong PUSHD_AUTHORIZE of a Django site is a mistake, unless --authorize is given."""
+        self.assertTrue(django_site.MIDDLEWARE)  # The import has configured Django.
+        self.module("site_of_tests", "def application(environ, start_response): ...")
+        application, given = "site_of_tests:application", "site_of_tests:view"
+        with override_settings(PUSHD_AUTHORIZE="nowhere.may"):
+            mistake = self.mistake("--wsgi", application)
+            self.assertIn("pushd: --wsgi: PUSHD_AUTHORIZE = 'nowhere.may': ", mistake)
+            parse("--wsgi", application, "--authorize", given)
+            parse()
+        parse("--wsgi", application)
 
 
 class ExposedTests(OptionsTestCase):

@@ -298,6 +298,14 @@ class ApplicationTests(OptionsTestCase):
         self.assert_mistake("wsgi", "other", "MODULE:NAME")
         self.assert_mistake("wsgi-threads", "0", "a number from 1")
 
+    def test_authorizer(self) -> None:
+        """An authorizer is imported; one that is missing or cannot be called is refused."""
+        self.module("access", "text = 'a'")
+        self.assertTrue(callable(parse("--authorize", "access:view").authorize))
+        self.assertIsNone(parse().authorize)
+        self.assert_mistake("authorize", "access:missing", "has no attribute 'missing'")
+        self.assert_mistake("authorize", "access:text", "must be an authorizer; got a str")
+
 
 class ViewsTests(OptionsTestCase):
     def assert_no_views(self, name: str, *words: str) -> None:

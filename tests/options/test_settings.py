@@ -37,9 +37,11 @@ class SettingsTests(SynchronousTestCase):
                 "control_hosts",
                 "token_keys",
                 "proxies",
+                "rules",
             ):
                 self.assertEqual(getattr(made, one.name), getattr(Settings(), one.name), one.name)
         self.assertEqual(list(made.routes), list(Settings().routes))
+        self.assertEqual((list(made.rules), list(Settings().rules)), ([], []))
 
     def test_every_limit_is_an_option(self) -> None:
         """Each attribute of the limits and of the retention can be set with an option."""

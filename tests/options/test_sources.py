@@ -32,7 +32,7 @@ class SourcesTests(SynchronousTestCase):
     def test_order(self) -> None:
         """The command line takes precedence over the environment, and that over the default."""
         environ = {"PUSHD_COUNT": "3", "PUSHD_MANY": " a  b ", "OTHER": "y"}
-        given, mistakes = Sources({"count": ["4", "5"]}, environ).collect(TABLE)
+        given, mistakes, _ = Sources({"count": ["4", "5"]}, environ).collect(TABLE)
         self.assertEqual(mistakes, [])
         self.assertEqual(
             given,
@@ -45,7 +45,7 @@ class SourcesTests(SynchronousTestCase):
 
     def test_empty_variable(self) -> None:
         """A variable that is set to an empty string is a value."""
-        given, _ = Sources({}, {"PUSHD_A_NAME": "", "PUSHD_MANY": ""}).collect(TABLE)
+        given, *_ = Sources({}, {"PUSHD_A_NAME": "", "PUSHD_MANY": ""}).collect(TABLE)
         self.assertEqual(given["a-name"], Given("", "PUSHD_A_NAME"))
         self.assertEqual(given["many"], Given((), "PUSHD_MANY"))
 
@@ -123,7 +123,7 @@ class FileTests(SynchronousTestCase):
     def read(self, data: bytes) -> tuple[dict[str, Given], list[str]]:
         """Read a file with these contents; in the lines, only the name is left of its path."""
         Path(self.path).write_bytes(data)
-        given, mistakes = read_file(TABLE, self.path)
+        given, mistakes, _ = read_file(TABLE, self.path)
         return given, [line.replace(self.path, "f.toml") for line in mistakes]
 
     def test_good(self) -> None:
@@ -139,7 +139,7 @@ class FileTests(SynchronousTestCase):
     def test_unreadable(self) -> None:
         """The line for a file that cannot be read starts with the option that names the file."""
         for path, words in (("/nowhere/f.toml", "No such file"), ("/", "directory")):
-            given, (line,) = read_file(TABLE, path)
+            given, (line,), _ = read_file(TABLE, path)
             self.assertEqual(given, {})
             self.assertTrue(line.startswith(f"--config {path}: cannot be read: "), line)
             self.assertIn(words, line)
@@ -166,6 +166,14 @@ class FileTests(SynchronousTestCase):
             ],
         )
 
+    def test_topics(self) -> None:
+        """Tables for topics are no options, and are returned as they are, not checked."""
+        Path(self.path).write_text("count = 2\n[[topic]]\nmatch = 'a'\n[[topic]]\nx = 1\n")
+        given, mistakes, topics = Sources({}, {}, self.path).collect(TABLE)
+        self.assertEqual((given["count"].text, mistakes), ("2", []))
+        self.assertEqual(topics, [{"match": "a"}, {"x": 1}])
+        self.assertIsNone(Sources({}, {}).collect(TABLE).topics)
+
     def test_types(self) -> None:
         """A value of the wrong type is a mistake; the other values are used."""
         given, mistakes = self.read(b"count = 'two'\nmany = 'x'\na-name = 'n'")
@@ -181,7 +189,7 @@ class FileTests(SynchronousTestCase):
     def test_collected(self) -> None:
         """A mistake in the file is reported even if the command line sets the option."""
         Path(self.path).write_text("count = 'two'\na-name = 'n'")
-        given, mistakes = Sources({"count": ["3"]}, {}, self.path).collect(TABLE)
+        given, mistakes, _ = Sources({"count": ["3"]}, {}, self.path).collect(TABLE)
         self.assertEqual(given["count"], Given("3", "--count"))
         self.assertEqual(given["a-name"].text, "n")
         self.assertEqual(len(mistakes), 1)

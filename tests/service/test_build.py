@@ -37,6 +37,7 @@ from pushd.topics.history import Retention
 from pushd.topics.redis import session as redis_probe
 from pushd.topics.redis.address import RedisAddress
 from pushd.topics.redis.broker import RedisBroker
+from pushd.topics.rules import Rules
 from pushd.views.demo import ticker
 from pushd.views.routes import Routes
 from tests.support.folder import make_folder
@@ -294,7 +295,7 @@ UNREACHABLE = RedisAddress(path="/no/such/socket", password="secret")
 class MakeBrokerTests(SynchronousTestCase):
     def make(self, address: RedisAddress | None) -> Broker:
         """Make a broker."""
-        return make_broker(address, MemoryReactorClock(), Retention(), lambda: "name", id)
+        return make_broker(address, MemoryReactorClock(), Retention(), lambda: "name", id, Rules())
 
     def test_memory(self) -> None:
         """Without an address, topics are kept in memory."""

@@ -100,6 +100,28 @@ class ReloaderTests(ReloadTestCase):
         self.write('max-message = "10MB"')
         self.assertIn("max-message changed from 1048576 to 10MB", self.reload())
 
+    def test_rules(self) -> None:
+        """Changed rules for topics are logged once, and applied."""
+        self.write("max-rate = 1")
+        self.start()
+        self.write("max-rate = 1", "[[topic]]", 'match = "a"', "retain = true")
+        self.assertEqual(
+            self.reload(),
+            [
+                'topic changed from unset to {match = "a", retain = true}',
+                "options reloaded",
+            ],
+        )
+        self.assertEqual(self.reload(), ["options reloaded"])
+        self.write("max-rate = 1")
+        self.assertIn('topic changed from {match = "a", retain = true} to unset', self.reload())
+        self.assertEqual([len(list(one.rules)) for one in self.applied], [1, 1, 0])
+        self.write("[[topic]]", "match = 1")
+        self.assertEqual(
+            self.reload(),
+            ["not reloaded: pushd.toml: topic 1: match 1: must be a string, in quotes"],
+        )
+
     def test_command_line(self) -> None:
         """The command line still takes precedence over the file."""
         self.write("max-rate = 1")

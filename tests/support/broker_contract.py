@@ -7,10 +7,13 @@ from functools import partial
 from typing import Any, Protocol
 
 from pushd.topics.broker import Broker, Draft
+from pushd.topics.cursor import Cursor, Position, hash_topic
 from pushd.topics.fanout import Batch
 from pushd.topics.history import Retention
 from pushd.topics.hub import Hub
 from pushd.topics.publication import Id, Publication, Replay
+from pushd.topics.rules import Rule as TopicRule
+from pushd.topics.rules import Rules as TopicRules
 from pushd.topics.subscription import Subscription
 
 
@@ -65,6 +68,19 @@ class RecordingSubscriber:
         return bool(self.events)
 
 
+class Collector(RecordingSubscriber):
+    """A subscriber that keeps all publications."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.publications: list[Publication] = []
+
+    def deliver(self, batch: Batch) -> None:
+        """Keep the publications."""
+        super().deliver(batch)
+        self.publications += batch
+
+
 class Node:
     """One node: its broker and its hub."""
 
@@ -97,8 +113,10 @@ class Node:
 class Cluster(Protocol):
     """Nodes that share their topics; with a memory broker, one node in both roles."""
 
-    async def start(self, retention: Retention) -> tuple[Node, Node]:
-        """Start two nodes."""
+    async def start(
+        self, retention: Retention, rules: TopicRules | None = None
+    ) -> tuple[Node, Node]:
+        """Start two nodes, with the same rules for topics."""
 
     async def until(self, condition: Callable[[], object]) -> None:
         """Wait until a condition is true; fail if that takes too long."""
@@ -264,6 +282,75 @@ async def age_is_limited(cluster: Cluster) -> None:
     assert await one.publish("t", "next") == ids[0].replace(":1", ":10")
 
 
+async def rules_limit_numbers(cluster: Cluster) -> None:
+    """The number of publications kept is that of a topic's rule; a reload changes it."""
+    rules = TopicRules([TopicRule(match="a", history_size=3), TopicRule(match="b", history_size=0)])
+    one, two = await cluster.start(Retention(size=2), rules)
+    drafts = [Draft(topic, f"{number}") for number in range(5) for topic in ("a", "b", "c")]
+    await one.broker.publish_all(drafts)
+
+    async def counts() -> list[int]:
+        return [(await two.broker.describe(topic))[1] for topic in ("a", "b", "c")]
+
+    assert await counts() == [3, 0, 2]
+    rules.replace(TopicRules([TopicRule(match="a", history_size=0)]))
+    assert await counts() == [3, 0, 2]
+    last = [await one.publish(topic, "x") for topic in ("a", "b", "c")][1]
+    assert await counts() == [0, 1, 2]
+    replay = await two.replay("b", last.replace(":6", ":5"))
+    assert [one.data for one in replay.publications] == ["x"]
+    rules.replace(TopicRules())
+    last = await two.publish("a", "y")
+    replay = await one.replay("a", last.replace(":7", ":6"))
+    assert (replay.recovered, [one.data for one in replay.publications]) == (True, ["y"])
+    assert not (await one.replay("a", last.replace(":7", ":5"))).recovered
+
+
+async def rules_limit_ages(cluster: Cluster) -> None:
+    """Publications of one topic expire, while those of others are still kept."""
+    rules = TopicRules([TopicRule(match="a", history_ttl=2)])
+    one, two = await cluster.start(Retention(), rules)
+    ids = [await one.publish(topic, "x") for topic in ("a", "b", "a")]
+    for topic, kept in (("a", 2), ("b", 1)):
+        assert (await two.broker.describe(topic))[1] == kept
+    await cluster.wait(2.5)
+    assert (await two.replay("b", ids[1].replace(":1", ":0"))).recovered
+    ids.append(await two.publish("b", "y"))
+    assert await two.broker.describe("b") == (Id.parse(ids[3]), 2)
+    # The topic is forgotten in memory, and has nothing to be read in Redis.
+    assert not (await two.replay("a", ids[0])).recovered
+
+
+async def newest_is_retained(cluster: Cluster) -> None:
+    """A topic may retain its newest publication; subscribers that cannot resume begin with it."""
+    rules = TopicRules([TopicRule(match="a", history_ttl=2, retain=True)])
+    one, two = await cluster.start(Retention(), rules)
+    new = await one.replay("a", None)
+    assert (new.recovered, new.publications, new.id) == (False, (), new.last)
+    ids = [await one.publish("a", data) for data in ("1", b"2")]
+    live = one.listen("a")
+    await cluster.until(partial(live.has_received, 1))
+    await cluster.wait(2.5)
+    assert await two.broker.describe("a") == (Id.parse(ids[1]), 1)
+    assert (await two.replay("a", ids[0])).recovered
+    for after in (None, "other:1", str(new.id)):
+        replay = await two.replay("a", after)
+        assert (str(replay.id), replay.recovered, str(replay.last)) == (ids[0], False, ids[1])
+        assert [publication.data for publication in replay.publications] == [b"2"]
+    subscribers = [live, one.listen("a"), two.listen("a"), one.listen("a", "other:7")]
+    for subscriber in subscribers:
+        await cluster.until(partial(subscriber.has_received, 1))
+        assert subscriber.events == [(ids[0], False), (ids[1], b"2")]
+    ids.append(await two.publish("a", "3"))
+    for subscriber in subscribers:
+        await cluster.until(partial(subscriber.has_received, 2))
+        assert subscriber.events[2:] == [(ids[2], "3")]
+    assert (await one.broker.describe("a"))[1] == 1
+    rules.replace(TopicRules())
+    replay = await one.replay("a", None)
+    assert (replay.publications, str(replay.id)) == ((), ids[2])
+
+
 async def topics_are_described(cluster: Cluster) -> None:
     """Topics are listed and described, which does not create them."""
     one, two = await cluster.start(Retention())
@@ -273,6 +360,19 @@ async def topics_are_described(cluster: Cluster) -> None:
     assert sorted(await two.broker.names()) == ["a/b:c.d-e_f", "t"]
     assert await two.broker.describe("t") == (Id.parse(ids[2]), 2)
     assert (one.broker.fault(), two.broker.fault()) == (None, None)
+
+
+async def last_ids_are_kept(cluster: Cluster) -> None:
+    """A subscriber that comes later misses nothing since a last id, even one before the first."""
+    one, two = await cluster.start(Retention())
+    for topic in ("new", "used"):
+        if topic == "used":
+            await one.publish(topic, "before")
+        last = str((await one.replay(topic, None, 0)).last)
+        assert await two.publish(topic, "after") == last[:-1] + str(int(last[-1]) + 1)
+        replay = await two.replay(topic, last)
+        assert replay.recovered
+        assert [publication.data for publication in replay.publications] == ["after"]
 
 
 async def subscribers_resume(cluster: Cluster) -> None:
@@ -297,6 +397,131 @@ async def subscribers_resume(cluster: Cluster) -> None:
     assert len(subscriber.events) == 2
 
 
+async def kinds_are_kept(cluster: Cluster) -> None:
+    """Events, and whether the data is JSON, arrive as published, and stay in the history."""
+    one, two = await cluster.start(Retention())
+    subscriber = Collector()
+    two.hub.subscribe("t", subscriber, None)
+    await cluster.until(lambda: subscriber.begun)
+    await one.broker.publish("t", "a", event="paid")
+    await one.broker.publish("t", "[1]", None, None, True)
+    drafts = [Draft("t", b"\n", None, "a:b"), Draft("t", '{"a": "\\n"}', "k", "c", True)]
+    await one.broker.publish_all(drafts)
+    expected = [("a", "paid", False), ("[1]", None, True), (b"\n", "a:b", False)]
+    expected.append(('{"a": "\\n"}', "c", True))
+    await cluster.until(lambda: len(subscriber.publications) == 4)
+    begin = subscriber.events[0][0]
+    for got in (subscriber.publications, (await one.replay("t", begin)).publications):
+        assert [(one.data, one.event, one.is_json) for one in got] == expected
+
+
+async def publications_are_numbered(cluster: Cluster) -> None:
+    """All topics are numbered together, with the same numbers in messages and in the history."""
+    one, two = await cluster.start(Retention())
+    subscribers = {topic: Collector() for topic in "tu"}
+    for topic, subscriber in subscribers.items():
+        two.hub.subscribe(topic, subscriber, None)
+    await cluster.until(lambda: all(each.begun for each in subscribers.values()))
+    for topic, node in (("t", one), ("u", two), ("t", two)):
+        await node.publish(topic, "x")
+    await one.broker.publish_all([Draft("u", "x"), Draft("elsewhere", "x"), Draft("t", "x")])
+    await cluster.until(lambda: [len(subscribers[each].events) for each in "tu"] == [4, 3])
+    numbers = {}
+    for topic, subscriber in subscribers.items():
+        replay = await one.replay(topic, subscriber.events[0][0])
+        numbers[topic] = [each.sequence for each in replay.publications]
+        assert numbers[topic] == [each.sequence for each in subscriber.publications]
+        assert two.broker.newest(topic) >= numbers[topic][-1]
+    (first, third, sixth), (second, fourth) = numbers["t"], numbers["u"]
+    assert 0 < first < second < third < fourth < sixth
+    await cluster.until(lambda: two.broker.settled >= sixth)
+    assert one.broker.generation == two.broker.generation
+
+
+async def cursors_are_located(cluster: Cluster) -> None:
+    """A cursor gives each topic the id of its last publication up to it, at every node."""
+    one, two = await cluster.start(Retention())
+    publications = await publish_and_collect(cluster, one, two, "tutuutt")
+    generation = one.broker.generation
+    for node in (one, two):
+        for place, made in enumerate(publications):
+            for sequence in (made.sequence - 1, made.sequence):
+                cursor = Cursor(generation, sequence)
+                before = publications[: place + (sequence == made.sequence)]
+                found = await node.broker.locate(["t", "u"], cursor)
+                for topic, id in zip("tu", found, strict=True):
+                    offset = sum(each.topic == topic for each in before)
+                    assert id is not None
+                    assert id.offset == offset
+                    replay = await node.broker.replay(topic, id, 1 << 20)
+                    assert replay.recovered
+                    expected = [each for each in publications if each.topic == topic][offset:]
+                    assert [each.id for each in replay.publications] == [one.id for one in expected]
+    exceptions: dict[str, Position] = {hash_topic(generation, "t"): Id("e", 5)}
+    cursor = Cursor(generation, publications[-1].sequence, exceptions)
+    last = next(each for each in reversed(publications) if each.topic == "u").id
+    assert await one.broker.locate(["u", "t"], cursor) == [last, Id("e", 5)]
+    assert await one.broker.locate([], cursor) == []
+    assert await one.broker.locate(["t"], cursor) == [Id("e", 5)]
+
+
+async def cursors_are_not_located(cluster: Cluster) -> None:
+    """A cursor that is too old, from the future, or of another generation proves nothing."""
+    one, two = await cluster.start(Retention(size=2))
+    publications = await publish_and_collect(cluster, one, two, "ttuttt")
+    generation = one.broker.generation
+    numbers = [each.sequence for each in publications]
+
+    async def locate(sequence: int, name: str = generation) -> list[Id | None]:
+        return await two.broker.locate(["t", "u"], Cursor(name, sequence))
+
+    t, u = publications[-1].id, publications[2].id
+    # The first three of topic t are dropped.
+    assert await locate(numbers[5]) == [t, u]
+    assert await locate(numbers[4]) == [Id(t.epoch, 4), u]
+    assert await locate(numbers[3]) == [Id(t.epoch, 3), u]
+    assert await locate(numbers[2]) == [None, u]
+    assert await locate(numbers[1]) == [None, Id(u.epoch, 0)]
+    assert await locate(numbers[5] + 1) == [None, None]
+    assert await locate(1 << 59) == [None, None]
+    assert await locate(numbers[5], "another") == [None, None]
+
+
+async def cursors_expire(cluster: Cluster) -> None:
+    """What has expired can't be located any more, and what is up to date can."""
+    one, two = await cluster.start(Retention(ttl=4))
+    publications = await publish_and_collect(cluster, one, two, "ttu")
+    await cluster.wait(6)
+    cursors = [Cursor(one.broker.generation, each.sequence) for each in publications]
+    t, u = publications[1].id, publications[2].id
+    assert await two.broker.locate(["t", "u"], cursors[0]) == [None, None]
+    assert await two.broker.locate(["t", "u"], cursors[1]) == [t, None]
+    assert await two.broker.locate(["t", "u"], cursors[2]) == [t, u]
+
+
+async def cursors_without_history(cluster: Cluster) -> None:
+    """If nothing is kept, only a cursor that is up to date is located."""
+    one, two = await cluster.start(Retention(size=0))
+    publications = await publish_and_collect(cluster, one, two, "tt")
+    cursors = [Cursor(one.broker.generation, each.sequence) for each in publications]
+    assert await two.broker.locate(["t"], cursors[0]) == [None]
+    assert await two.broker.locate(["t"], cursors[1]) == [publications[1].id]
+
+
+async def publish_and_collect(
+    cluster: Cluster, one: Node, two: Node, topics: str
+) -> list[Publication]:
+    """Publish to topics in turn, subscribed to at the second node, and return what arrives."""
+    subscriber = Collector()
+    for topic in sorted(set(topics)):
+        two.hub.subscribe(topic, subscriber, None)
+    await cluster.until(lambda: len(subscriber.events) == len(set(topics)))
+    for topic in topics:
+        await one.publish(topic, "x")
+    await cluster.until(lambda: len(subscriber.publications) == len(topics))
+    return sorted(subscriber.publications, key=lambda each: each.sequence)
+
+
 RULES: tuple[Rule, ...] = (
     ids_count,
     all_subscribers_receive,
@@ -308,6 +533,16 @@ RULES: tuple[Rule, ...] = (
     number_is_limited,
     nothing_is_kept,
     age_is_limited,
+    rules_limit_numbers,
+    rules_limit_ages,
+    newest_is_retained,
     topics_are_described,
+    last_ids_are_kept,
     subscribers_resume,
+    kinds_are_kept,
+    publications_are_numbered,
+    cursors_are_located,
+    cursors_are_not_located,
+    cursors_expire,
+    cursors_without_history,
 )

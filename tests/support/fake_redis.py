@@ -13,16 +13,23 @@ from pushd.topics.history import History, Retention
 from pushd.topics.publication import Id, Publication
 from pushd.topics.redis.scripts import (
     DESCRIBE,
+    LOCATE,
     PUBLISH,
     REPLAY,
     SETTLE,
     TOUCH,
     RedisNames,
     Script,
+    decode,
     encode,
 )
+from pushd.topics.rules import Rules
+from tests.support.fake_presence_redis import PRESENCE_SCRIPTS, FakePresenceData
 
 NAMES = RedisNames()
+
+#: The generation of its topics.
+GENERATION = "generation"
 
 
 class FakeRedis:
@@ -42,16 +49,25 @@ class FakeRedis:
         #: If true, answers are delayed until ``answer`` is called.
         self.late = False
         self.waiting: deque[tuple[Deferred[Any], Any]] = deque()
+        #: How each publication was to be kept: the size of its history, its age in ms, and 1 if the
+        #: newest is retained.
+        self.kept: list[tuple[Any, ...]] = []
+        #: The topics that retain their newest publication.
+        self.rules = Rules()
         #: The names of the scripts and commands that were run.
         self.asked: list[str] = []
         self.forget()
 
     def forget(self) -> None:
         """Delete all data."""
+        self.presence = FakePresenceData(self.clock, self.send_message)
         epochs = iter(range(1000))
         count = len(self.sessions)
         self.history = History(
-            self.clock, Retention(ttl=100_000), lambda: f"e{count}-{next(epochs)}"
+            self.clock,
+            Retention(ttl=100_000),
+            lambda: f"e{count}-{next(epochs)}",
+            rules=self.rules,
         )
         self.ids: dict[str, Id] = {}
 
@@ -91,9 +107,11 @@ class FakeRedis:
         self.waiting = deque((waiting, RedisUnavailable(reason)) for waiting, _ in self.waiting)
         self.answer()
 
-    def publish(self, topic: str, data: str | bytes) -> Id:
+    def publish(
+        self, topic: str, data: str | bytes, event: str | None = None, is_json: bool = False
+    ) -> Id:
         """Publish as another node."""
-        publication = self.history.add(topic, data)
+        publication = self.history.add(topic, data, event, is_json)
         if not self.silent:
             self.send(publication)
         return publication.id
@@ -101,10 +119,16 @@ class FakeRedis:
     def send(self, publication: Publication) -> None:
         """Send a publication to all sessions that are subscribed to its channel."""
         channel = NAMES.channel(publication.topic)
-        kind, data = encode(publication.data)
+        kind, data = encode(publication.data, publication.event, publication.is_json)
+        self.send_message(
+            channel, f"{publication.id} {publication.sequence} {kind}".encode() + data
+        )
+
+    def send_message(self, channel: bytes, message: bytes) -> None:
+        """Send a message to all sessions that are subscribed to a channel."""
         for session in self.sessions:
             if session.open and channel in session.channels:
-                session.on_message(channel, f"{publication.id} {kind}".encode() + data)
+                session.on_message(channel, message)
 
 
 class FakeSession:
@@ -132,8 +156,21 @@ class FakeSession:
             # Each session begins with it: it is not recorded, and never late.
             self.generations.append(args[2])
             settling = self.redis.settling
-            return succeed(b"generation") if settling is None else fail(settling)
-        names = {PUBLISH: "publish", REPLAY: "replay", DESCRIBE: "describe", TOUCH: "touch"}
+            return succeed(GENERATION.encode()) if settling is None else fail(settling)
+        if script in PRESENCE_SCRIPTS:
+            self.redis.asked.append(PRESENCE_SCRIPTS[script])
+            if not self.open:
+                return self.redis.reply(RedisUnavailable("not open"))
+            if self.redis.refusal is not None:
+                return self.redis.reply(RedisError(self.redis.refusal))
+            return self.redis.reply(self.redis.presence.run(script, keys, args))
+        names = {
+            PUBLISH: "publish",
+            REPLAY: "replay",
+            LOCATE: "locate",
+            DESCRIBE: "describe",
+            TOUCH: "touch",
+        }
         self.redis.asked.append(names[script])
         if not self.open:
             return self.redis.reply(RedisUnavailable("not open"))
@@ -169,31 +206,43 @@ class FakeSession:
         ids = []
         for place in range(0, len(keys), 3):
             topic, _, key = keys[place : place + 3]
-            _, kind, data = args[2 + place : 5 + place]
+            _, kind, data, *kept = args[1 + 2 * place : 7 + 2 * place]
+            self.redis.kept.append(tuple(kept))
             id = self.redis.ids.get(key)
             if id is None:
                 name = NAMES.read_topic(topic.encode())
-                id = self.redis.publish(name, data.decode() if kind == "t" else data)
+                id = self.redis.publish(name, *decode(kind.encode(), data))
                 if key != topic:
                     self.redis.ids[key] = id
             ids.append(str(id).encode())
         return ids
 
     def _replay(self, keys: Sequence[str], args: Sequence[Any]) -> list[Any]:
-        epoch, offset, limit = args
+        epoch, offset, limit, _ = args
         after = Id(epoch, offset) if epoch else None
         replay = self.redis.history.replay(NAMES.read_topic(keys[0].encode()), after, limit)
         entries = []
         for one in replay.publications:
-            kind, data = encode(one.data)
-            entries.append([f"{one.id.offset}-1".encode(), kind.encode(), data])
+            kind, data = encode(one.data, one.event, one.is_json)
+            entry = [f"{one.id.offset}-1".encode(), kind.encode(), data, b"%d" % one.sequence]
+            entries.append(entry)
         return [
             replay.id.epoch.encode(),
             f"{replay.id.offset}".encode(),
             int(replay.recovered),
             f"{replay.last.offset}".encode(),
             entries,
+            b"%d" % self.redis.history.newest(NAMES.read_topic(keys[0].encode())),
         ]
+
+    def _locate(self, keys: Sequence[str], args: Sequence[Any]) -> list[bytes]:
+        generation, *rest = args
+        sequences = rest[::3]
+        ids = []
+        for key, sequence in zip(keys[::2], sequences, strict=True):
+            id = self.redis.history.locate(NAMES.read_topic(key.encode()), sequence)
+            ids.append(b"" if id is None or generation != GENERATION else str(id).encode())
+        return ids
 
     def _describe(self, keys: Sequence[str], args: Sequence[Any]) -> list[Any] | None:
         id, kept = self.redis.history.describe(NAMES.read_topic(keys[0].encode()))

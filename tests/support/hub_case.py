@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from pushd.topics.cursor import UNKNOWN, Cursor
 from pushd.topics.fanout import Batch, DirectWrite
 from pushd.topics.history import History, Retention
 from pushd.topics.hub import Hub
 from pushd.topics.publication import Id, Publication, Replay
+from pushd.topics.rules import Rule, Rules
 from pushd.topics.subscription import Subscription
 
 
@@ -21,6 +23,8 @@ class Failing(Exception):
 
 class RecordingSource:
     """A source that answers from a history at once, and records what is read and followed."""
+
+    generation = UNKNOWN
 
     def __init__(self) -> None:
         epochs = iter(range(1, 100))
@@ -42,6 +46,19 @@ class RecordingSource:
         replay = self.history.replay(topic, after, limit)
         self.publications += len(replay.publications)
         return succeed(replay)
+
+    @property
+    def settled(self) -> int:
+        """Return the sequence of the last publication."""
+        return self.history.sequence
+
+    def newest(self, topic: str) -> int:
+        """Return the sequence of the newest publication of a topic."""
+        return self.history.newest(topic)
+
+    def locate(self, topics: Sequence[str], cursor: Cursor) -> Deferred[list[Id | None]]:
+        """Refuse: no test asks for it."""
+        raise NotImplementedError
 
     def follow(self, topic: str) -> None:
         """Record the call, and keep the topic."""
@@ -80,11 +97,12 @@ class RecordingSubscriber:
         self._record(f"{topic} from {id}{' recovered' if recovered else ''}")
 
     def deliver(self, batch: Batch) -> None:
-        """Record the data of each publication."""
+        """Record the data of each publication, and how many were left out before it."""
         self.deliveries += 1
         for publication in batch:
             self.room -= 1
-            self._record(str(publication.data))
+            skipped = f" after {publication.conflated}" if publication.conflated else ""
+            self._record(f"{publication.data!s}{skipped}")
 
     def has_room(self) -> bool:
         """Return whether there is room left."""
@@ -126,12 +144,17 @@ def iterate(clock: Clock) -> None:
 
 
 class HubTestCase(SynchronousTestCase):
-    """A hub and its source."""
+    """A hub and its source.
+
+    The rules for topics are those of the class.
+    """
+
+    rules: tuple[Rule, ...] = ()
 
     def setUp(self) -> None:
         """Make a hub without subscribers."""
         self.source = RecordingSource()
-        self.hub = Hub(self.source, self.source.clock)
+        self.hub = Hub(self.source, self.source.clock, rules=Rules(self.rules))
 
     def publish(self, data: str, topic: str = "t") -> Publication:
         """Publish as a broker does, and deliver at once."""

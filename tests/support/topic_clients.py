@@ -410,11 +410,15 @@ class TopicTestCase(SynchronousTestCase):
         assert answer is not None
         return answer
 
-    def publish(self, topic: str, data: str | bytes) -> str:
+    def publish(
+        self, topic: str, data: str | bytes, *, event: str | None = None, is_json: bool = False
+    ) -> str:
         """Publish, and return the id."""
-        headers = {} if isinstance(data, str) else {"Content-Type": "application/octet-stream"}
+        kind = "text/plain" if isinstance(data, str) else "application/octet-stream"
+        headers = {"Content-Type": "application/json" if is_json else kind}
         body = data.encode() if isinstance(data, str) else data
-        answer = self.control("POST", f"/topics/{topic}", body, headers)
+        query = "" if event is None else f"?event={event}"
+        answer = self.control("POST", f"/topics/{topic}{query}", body, headers)
         self.assertEqual(answer.status, 200, answer)
         id = json.loads(answer.body)["id"]
         assert isinstance(id, str)
@@ -454,5 +458,7 @@ def _before(id: str) -> str:
 def _unwrap(value: dict[str, Any]) -> tuple[str, str | bytes]:
     id = value.pop("id")
     data = b64decode(value.pop("base64")) if "base64" in value else value.pop("data")
+    for name in ("event", "conflated"):
+        value.pop(name, None)
     assert not value
     return id, data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -179,6 +180,24 @@ class DaemonTests(SynchronousTestCase):
         with Daemon({"/": view}) as daemon:
             daemon.get("/")
         self.assertIn("outside its view's thread", str(raised[0]))
+
+    def test_publish_in_thread(self) -> None:
+        """A thread of the test's own may publish, but not while the daemon runs."""
+        with Daemon({}) as daemon, ThreadPoolExecutor(1) as threads:
+            browser = daemon.connect("/topics/news")
+            id = threads.submit(publish, "news", "one").result()
+            self.assertEqual((browser.messages, str(id)), (["one"], daemon.last_id("news")))
+            daemon.clock.callLater(1, lambda: raised.append(call().exception()))
+            raised: list[BaseException | None] = []
+
+            def call() -> Future[Any]:
+                future = threads.submit(publish, "news", "two")
+                wait([future])
+                return future
+
+            daemon.advance(1)
+            self.assertIn("while the daemon ran", str(raised[0]))
+            self.assertEqual(browser.messages, ["one"])
 
     def test_wait_in_test(self) -> None:
         """The test may use a view's WebSocket, but not wait: that is an error."""

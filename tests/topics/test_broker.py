@@ -14,6 +14,7 @@ from pushd.topics import broker as module
 from pushd.topics.broker import KEY_TTL, Broker, Draft, MemoryBroker, ignore_gap
 from pushd.topics.history import History, Retention
 from pushd.topics.publication import Id, Publication
+from pushd.topics.rules import Rules
 from tests.support.broker_contract import RULES, Node
 
 
@@ -131,9 +132,9 @@ class SingleNodeCluster:
         self.clock = Clock()
         self.names = iter(range(1, 1000))
 
-    async def start(self, retention: Retention) -> tuple[Node, Node]:
+    async def start(self, retention: Retention, rules: Rules | None = None) -> tuple[Node, Node]:
         """Start the node, and return it twice."""
-        history = History(self.clock, retention, lambda: f"e{next(self.names)}")
+        history = History(self.clock, retention, lambda: f"e{next(self.names)}", rules=rules)
         node = Node(MemoryBroker(self.clock, history), self.clock)
         return node, node
 

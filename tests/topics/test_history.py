@@ -9,12 +9,16 @@ from contextlib import closing
 from sys import getsizeof
 from typing import Any
 
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.topics import history as module
 from pushd.topics.history import History, Retention, Topic
 from pushd.topics.publication import Id
+from pushd.topics.rules import Rule, Rules
+from tests.support.hypothesis_settings import NO_DEADLINE
 
 FAR = 1 << 30
 
@@ -27,11 +31,15 @@ class HistoryTestCase(SynchronousTestCase):
         self.clock = Clock()
         self.keep(ttl=10)
 
-    def keep(self, **retention: Any) -> None:
-        """Use a history with another retention."""
+    def keep(self, *rules: Rule, **retention: Any) -> None:
+        """Use a history with another retention, and rules for some topics."""
         epochs = iter(range(1, FAR))
+        self.rules = Rules(rules)
         self.history = History(
-            self.clock, Retention(**{"ttl": 10, **retention}), lambda: f"e{next(epochs)}"
+            self.clock,
+            Retention(**{"ttl": 10, **retention}),
+            lambda: f"e{next(epochs)}",
+            rules=self.rules,
         )
 
     def replay(self, topic: str, after: str | None, limit: int = FAR) -> list[str | bytes] | None:
@@ -320,3 +328,351 @@ class ExpiryTests(HistoryTestCase):
         self.clock.advance(10)
         self.assertEqual(len(self.history), 0)
         self.assertEqual(len(seen), 2000)
+
+
+class RuleTests(HistoryTestCase):
+    """Topics with a rule are kept otherwise than the others."""
+
+    def add(self, topic: str, *data: str | bytes) -> None:
+        """Publish to a topic."""
+        for one in data:
+            self.history.add(topic, one)
+
+    def count(self, topic: str) -> int:
+        """Return how many publications of a topic are kept."""
+        return self.history.describe(topic)[1]
+
+    def counts(self, *topics: str) -> list[int]:
+        """Return how many publications of some topics are kept."""
+        return [self.count(topic) for topic in topics]
+
+    def check_timer(self) -> None:
+        """Check that the one timer, if any, is set to when the next publication expires."""
+        self.assertLessEqual(len(self.clock.getDelayedCalls()), 1)
+
+    def test_size(self) -> None:
+        """A rule's size holds for its topics, and the daemon's for the others."""
+        self.keep(Rule(match="a", history_size=3), Rule(match="b", history_size=0), size=2)
+        for topic in "abc":
+            self.add(topic, *"123456")
+        self.assertEqual(self.counts("a", "b", "c"), [3, 0, 2])
+        self.assertEqual(self.replay("a", "e1:3"), ["4", "5", "6"])
+        self.assertEqual(self.replay("b", "e2:6"), [])
+
+    def test_ttl(self) -> None:
+        """Publications of different rules expire each at its own time, with one timer."""
+        self.keep(Rule(match="short", history_ttl=2), Rule(match="long", history_ttl=100))
+        for topic in ("long", "short", "other"):
+            self.add(topic, "x")
+        self.check_timer()
+        for seconds, counts in (
+            (1.9, [1, 1, 1]),
+            (0.1, [1, 0, 1]),
+            (7.9, [1, 0, 1]),
+            (0.1, [1, 0, 0]),
+            (89.9, [1, 0, 0]),
+            (0.1, [0, 0, 0]),
+        ):
+            self.clock.advance(seconds)
+            self.assertEqual(self.counts("long", "short", "other"), counts)
+            self.check_timer()
+        self.assertEqual((len(self.history), self.history.bytes), (0, 0))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_timer_is_set_later(self) -> None:
+        """After what expires first, the timer waits for what expires next."""
+        self.keep(Rule(match="short", history_ttl=2))
+        self.add("other", "x")
+        self.clock.advance(5)
+        self.add("short", "x")
+        self.clock.advance(2)
+        self.assertEqual(self.counts("other", "short"), [1, 0])
+        (call,) = self.clock.getDelayedCalls()
+        self.assertEqual(call.getTime(), 10)
+
+    def test_epoch(self) -> None:
+        """The epoch of an idle topic is kept as long as its publications."""
+        self.keep(Rule(match="short", history_ttl=2), Rule(match="long", history_ttl=100))
+        for topic in ("short", "long", "other"):
+            self.history.replay(topic, None, FAR)
+        for seconds, names in ((2, ["long", "other"]), (8, ["long"]), (90, [])):
+            self.clock.advance(seconds)
+            self.assertEqual(self.history.names(), names)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_idle_topics_of_rules(self) -> None:
+        """The topics that were used first are forgotten first, whatever their rule."""
+        self.patch(module, "_MAX_IDLE", 3)
+        self.keep(Rule(match="short/*", history_ttl=2))
+        for topic in ("a", "short/b", "c", "short/d", "e"):
+            self.history.replay(topic, None, FAR)
+            self.clock.advance(0.1)
+        self.assertEqual(self.history.names(), ["c", "short/d", "e"])
+
+    def test_bytes(self) -> None:
+        """The oldest publications of all topics go first, however long each would be kept."""
+        self.keep(Rule(match="a", history_ttl=2), Rule(match="b", history_ttl=100), bytes=15_000)
+        for topic in "abcab":
+            self.add(topic, b"x" * 3000)
+        self.assertEqual(self.counts("a", "b", "c"), [1, 1, 1])
+        self.add("c", b"x" * 3000)
+        self.assertEqual(self.counts("a", "b", "c"), [1, 1, 1])
+        self.assertEqual(self.replay("c", "e3:1"), [b"x" * 3000])
+
+    def test_smaller(self) -> None:
+        """After a reload, a smaller size holds from the next publication on."""
+        self.keep(Rule(match="a", history_size=9))
+        self.add("a", *"12345")
+        self.rules.replace(Rules([Rule(match="a", history_size=2)]))
+        self.assertEqual(self.count("a"), 5)
+        self.add("a", "6")
+        self.assertEqual(self.replay("a", "e1:4"), ["5", "6"])
+        self.rules.replace(Rules([Rule(match="a", history_size=0)]))
+        self.add("a", "7")
+        self.assertEqual((self.count("a"), self.history.bytes), (0, 0))
+        self.rules.replace(Rules())
+        self.add("a", "8")
+        self.assertEqual(self.replay("a", "e1:7"), ["8"])
+
+    def test_shorter(self) -> None:
+        """After a reload, a shorter time holds from the next publication on.
+
+        Older publications do not outlive it, as a history has no gap.
+        """
+        self.keep(Rule(match="a", history_ttl=100))
+        self.add("a", "1", "2")
+        self.rules.replace(Rules([Rule(match="a", history_ttl=2)]))
+        self.clock.advance(50)
+        self.add("a", "3")
+        self.assertEqual(self.replay("a", "e1:0"), ["1", "2", "3"])
+        self.clock.advance(2)
+        self.assertEqual(self.count("a"), 0)
+
+    def test_longer(self) -> None:
+        """After a reload, a longer time holds from the next publication on."""
+        self.add("a", "1")
+        self.clock.advance(9)
+        self.rules.replace(Rules([Rule(match="a", history_ttl=100)]))
+        self.add("a", "2")
+        self.clock.advance(1)
+        self.assertEqual(self.replay("a", "e1:1"), ["2"])
+        self.assertIsNone(self.replay("a", "e1:0"))
+        self.clock.advance(98)
+        self.assertEqual(self.count("a"), 1)
+        self.clock.advance(1)
+        self.assertEqual(self.count("a"), 0)
+
+    def test_touched_by_other_rule(self) -> None:
+        """After a reload, the epoch of an idle topic is kept as the new rule says."""
+        self.history.replay("a", None, FAR)
+        self.rules.replace(Rules([Rule(match="a", history_ttl=2)]))
+        self.history.replay("a", None, FAR)
+        self.clock.advance(2)
+        self.assertEqual(self.history.names(), [])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class RetainTests(HistoryTestCase):
+    """The newest publication of a topic is retained, if its rule says so."""
+
+    def setUp(self) -> None:
+        """Retain the newest publications of the topics ``r`` and ``r/…``."""
+        super().setUp()
+        self.keep()
+
+    def keep(self, *rules: Rule, **retention: Any) -> None:
+        """Use a history with another retention."""
+        retained = (Rule(match="r", retain=True), Rule(match="r/*", retain=True))
+        super().keep(*(rules or retained), **retention)
+
+    def begin(self, topic: str, after: str | None = None) -> tuple[str, list[str | bytes]]:
+        """Return where a subscriber begins that is not recovered, and what it gets first."""
+        replay = self.history.replay(topic, None if after is None else Id.parse(after), FAR)
+        self.assertFalse(replay.recovered)
+        return str(replay.id), [publication.data for publication in replay.publications]
+
+    def test_first(self) -> None:
+        """A new subscriber begins before the newest publication, and gets it."""
+        self.assertEqual(self.begin("r"), ("e1:0", []))
+        self.history.add("r", "1")
+        self.assertEqual(self.begin("r"), ("e1:0", ["1"]))
+        self.history.add("r", "2")
+        self.assertEqual(self.begin("r"), ("e1:1", ["2"]))
+        self.history.add("other", "2")
+        self.assertEqual(self.begin("other"), ("e2:1", []))
+
+    def test_not_recovered(self) -> None:
+        """A subscriber that cannot resume begins as a new one; others resume as always."""
+        self.history.add("r", "1")
+        self.history.add("r", "2")
+        self.assertEqual(self.begin("r", "e9:1"), ("e1:1", ["2"]))
+        self.assertEqual(self.begin("r", "e1:7"), ("e1:1", ["2"]))
+        self.assertEqual(self.replay("r", "e1:0"), ["1", "2"])
+        self.assertEqual(self.replay("r", "e1:2"), [])
+
+    def test_no_time_limit(self) -> None:
+        """The newest publication does not expire, and older ones do. It needs no timer."""
+        self.history.add("r", "1")
+        self.history.add("r", "2")
+        size = self.history.bytes
+        self.clock.advance(10)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertEqual(self.history.bytes, size // 2)
+        self.clock.advance(1_000_000)
+        self.assertEqual(self.history.describe("r"), (Id("e1", 2), 1))
+        self.assertEqual(self.replay("r", "e1:1"), ["2"])
+        self.assertEqual(self.begin("r", "e1:0"), ("e1:1", ["2"]))
+
+    def test_replaced(self) -> None:
+        """One that is replaced after its time is dropped at once; it may expire before that."""
+        self.history.add("r", "1")
+        self.clock.advance(11)
+        self.history.add("r", "2")
+        self.assertEqual(self.history.describe("r"), (Id("e1", 2), 1))
+        self.clock.advance(5)
+        self.history.add("r", "3")
+        self.assertEqual(self.history.describe("r"), (Id("e1", 3), 2))
+        self.clock.advance(11)
+        self.assertEqual(self.begin("r"), ("e1:2", ["3"]))
+        self.assertEqual(self.history.describe("r"), (Id("e1", 3), 1))
+
+    def test_history_of_size_0(self) -> None:
+        """The newest publication is kept even if no history is."""
+        self.keep(size=0)
+        self.history.add("r", "1")
+        self.history.add("r", "2")
+        self.assertEqual(self.history.describe("r"), (Id("e1", 2), 1))
+
+    def test_bytes(self) -> None:
+        """Retained publications count, and are dropped once no others are left to drop."""
+        self.keep(bytes=9000)
+        self.history.add("r", b"x" * 2000)
+        for _ in range(10):
+            self.history.add("t", b"x" * 2000)
+        self.assertEqual([self.history.describe(topic)[1] for topic in "rt"], [1, 1])
+        self.assertLessEqual(self.history.bytes, 9000)
+        self.history.add("r/1", b"x" * 2000)
+        self.assertEqual([self.history.describe(topic)[1] for topic in ("r", "t")], [1, 0])
+        self.history.add("r/2", b"x" * 2000)
+        topics = ("r", "r/1", "r/2")
+        self.assertEqual([self.history.describe(topic)[1] for topic in topics], [0, 1, 1])
+
+    def test_trim(self) -> None:
+        """If memory runs out, even what is retained is dropped, and the topic with it."""
+        self.history.add("r", "1")
+        self.history.add("t", "1")
+        self.history.trim(1 << 30)
+        self.assertEqual((self.history.bytes, len(self.history)), (0, 2))
+        self.clock.advance(10)
+        self.assertEqual(len(self.history), 0)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_dropped_when_rules_change(self) -> None:
+        """What outlived its time is dropped, with its topic, once no rule retains it any more."""
+        for topic in ("r", "r/1"):
+            self.history.add(topic, "x")
+        self.clock.advance(10)
+        self.rules.replace(Rules([Rule(match="r/1", retain=True)]))
+        self.assertEqual(len(self.history), 2)
+        self.history.add("t", "x")
+        self.assertEqual(self.history.names(), ["r/1", "t"])
+        self.assertEqual(self.begin("r"), ("e4:0", []))
+
+    def test_retained_when_rules_change(self) -> None:
+        """What is still kept is retained if a rule says so by the time that it expires."""
+        self.history.add("t", "x")
+        self.rules.replace(Rules([Rule(match="t", retain=True)]))
+        self.clock.advance(10)
+        self.assertEqual(self.begin("t"), ("e1:0", ["x"]))
+
+    def test_released(self) -> None:
+        """A topic that loses its subscribers after a change of rules is handled like any other."""
+        self.history.hold("r")
+        self.history.add("r", "x")
+        self.clock.advance(10)
+        self.rules.replace(Rules())
+        self.history.release("r")
+        self.assertEqual(self.history.describe("r"), (Id("e1", 1), 0))
+        self.clock.advance(10)
+        self.assertEqual(len(self.history), 0)
+
+    def test_located(self) -> None:
+        """A cursor from before the retained publication is found as long as it is kept."""
+        for data in "12":
+            self.history.add("r", data)
+        self.clock.advance(10)
+        self.assertEqual(self.history.locate("r", 1), Id("e1", 1))
+        self.assertEqual(self.history.locate("r", 2), Id("e1", 2))
+        self.assertIsNone(self.history.locate("r", 0))
+        self.rules.replace(Rules())
+        self.assertIsNone(self.history.locate("r", 1))
+
+    def test_stop(self) -> None:
+        """``stop`` forgets what is retained, too."""
+        self.history.add("r", "1")
+        self.clock.advance(10)
+        self.history.stop()
+        self.assertEqual((len(self.history), self.history.bytes), (0, 0))
+        self.history.trim(1)
+
+
+class RuleProperties(HistoryTestCase):
+    """Whatever is published under whatever rules, a history has no gap, and counts right."""
+
+    def test_any(self) -> None:
+        """Publications, times, reloads and trims in any order."""
+        rule = st.builds(
+            Rule,
+            match=st.sampled_from(["a", "b", "**"]),
+            history_size=st.sampled_from([None, 0, 1, 3]),
+            history_ttl=st.sampled_from([None, 1, 5, 20]),
+            retain=st.booleans(),
+        )
+        step = st.one_of(
+            st.sampled_from(["a", "b", "c"]),
+            st.sampled_from([0.5, 1, 4, 10, 30]),
+            st.lists(rule, max_size=3),
+            st.integers(1000, 5000),
+        )
+
+        @NO_DEADLINE
+        @given(st.lists(step, max_size=40), st.sampled_from([4000, FAR]))
+        def check(steps: list[Any], limit: int) -> None:
+            self.clock = Clock()
+            self.keep(size=2, bytes=limit)
+            for one in steps:
+                self.take(one)
+                self.check(limit)
+            self.rules.replace(Rules())
+            self.history.replay("d", None, FAR)
+            self.clock.advance(30)
+            self.assertEqual((len(self.history), self.history.bytes), (0, 0))
+            self.assertEqual(self.clock.getDelayedCalls(), [])
+
+        check()
+
+    def take(self, step: Any) -> None:
+        """Publish, let time pass, reload, or trim."""
+        if isinstance(step, str):
+            self.history.add(step, step)
+            rule = self.rules.find(step)
+            limit = 2 if rule.history_size is None else rule.history_size
+            self.assertLessEqual(self.history.describe(step)[1], max(limit, rule.retain))
+        elif isinstance(step, list):
+            self.rules.replace(Rules(step))
+        elif step < 1000:
+            self.clock.advance(step)
+        else:
+            self.history.trim(step)
+
+    def check(self, limit: int) -> None:
+        """Check what is kept against what is counted."""
+        kept = [one for topic in self.history._topics.values() for one in topic.kept.values()]
+        for topic in self.history._topics.values():
+            offsets = range(topic.offset - len(topic.kept) + 1, topic.offset + 1)
+            self.assertEqual(sorted(topic.kept), list(offsets))
+        self.assertEqual(self.history.bytes, sum(map(module._size, kept)))
+        self.assertLessEqual(self.history.bytes, limit)
+        queued = [one for queue in self.history._entries.values() for one in queue]
+        self.assertEqual({*kept}, {*queued, *self.history._retained})
+        self.assertEqual(len(kept), len(queued) + len(self.history._retained))

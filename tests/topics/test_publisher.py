@@ -11,6 +11,7 @@ from pushd.access.limits import Limits
 from pushd.errors import TooManyScheduled
 from pushd.topics import scheduled
 from pushd.topics.publication import Id
+from pushd.topics.rules import Rule, Rules
 from pushd.views.decorators import accept_websocket, require_websocket
 from pushd.views.request import Request
 from tests.support.topic_clients import TopicTestCase, V1WebSocketClient
@@ -49,6 +50,19 @@ class ViewTestCase(TopicTestCase):
 class PublisherTests(ViewTestCase):
     """Publishing in both kinds of view."""
 
+    def test_json(self) -> None:
+        """A view publishes a dict or list as JSON, with an event, at once and later."""
+        browser = self.daemon.connect("/topics/t?format=json", subprotocols=("pushd.v1",))
+        for path in self.views:
+            for times in ({}, {"delay": 1}):
+                self.run_task(
+                    lambda request, t=times: request.publish("t", {"é": [1]}, event="paid", **t),
+                    path,
+                )
+                self.daemon.advance(1)
+                self.assertIn(',"event":"paid","data":{"é":[1]}}', browser.messages[-1])
+        self.assertEqual(len(browser.messages), 5)
+
     def test_publish(self) -> None:
         """A view publishes text and bytes, and gets the id of each."""
         client = V1WebSocketClient(self.daemon, "t")
@@ -58,6 +72,32 @@ class PublisherTests(ViewTestCase):
                 assert isinstance(id, Id)
                 self.assertEqual((str(id), data), client.got[-1])
         self.assertEqual(len(client.got), 4)
+
+    def test_last_id(self) -> None:
+        """A view gets the id of a topic's newest publication, also of a topic that is new."""
+        for path in self.views:
+            last = self.run_task(lambda request: request.last_id("t"), path)
+            id = self.run_task(lambda request: request.publish("t", "x"), path)
+            self.assertEqual((id.epoch, id.offset), (last[:-2], int(last[-1]) + 1))
+            self.assertEqual(self.run_task(lambda request: request.last_id("t"), path), str(id))
+
+            def fail(request: Request) -> None:
+                self.assertRaises(ValueError, request.last_id, "no topic")
+
+            self.run_task(fail, path)
+
+    def test_presence(self) -> None:
+        """A view asks who is present; a topic without presence cannot be asked about."""
+        self.start(self.views, rules=Rules([Rule(match="t", presence=True)]))
+        self.daemon.connect("/topics/t?client=tab")
+        for path in self.views:
+            listed = self.run_task(lambda request: request.presence("t"), path)
+            self.assertEqual([one.connection for one in listed.subjects], ["tab"])
+
+            def fail(request: Request) -> None:
+                self.assertRaises(ValueError, request.presence, "u")
+
+            self.run_task(fail, path)
 
     def test_delay(self) -> None:
         """With a delay the publication is made later."""
@@ -95,6 +135,26 @@ class PublisherTests(ViewTestCase):
             self.assertEqual(len(client.got) - before, 5)
             self.assertEqual(self.control("GET", "/schedules").body, b'{"schedules":[]}\n')
 
+    def test_rule(self) -> None:
+        """The rule of a topic can lower the limit on publications, also on scheduled ones."""
+        self.start(self.views, max_message=9, rules=Rules([Rule(match="a/*", max_message=3)]))
+
+        def attempt(request: Request, topic: str, data: str, **times: Any) -> str:
+            error = self.assertRaises(ValueError, request.publish, topic, data, **times)
+            return str(error)
+
+        for path in self.views:
+            for times in ({}, {"delay": 1}):
+                self.assertEqual(
+                    self.run_task(lambda one, t=times: attempt(one, "a/b", "xxxx", **t), path),
+                    "publication must be at most 3 bytes (max-message of a/*); got 4",
+                )
+            self.assertEqual(
+                self.run_task(lambda one: attempt(one, "b", "x" * 10), path),
+                "publication must be at most 9 bytes (--max-message); got 10",
+            )
+            self.run_task(lambda one: one.publish("a/b", "xxx"), path)
+
     def test_invalid(self) -> None:
         """Invalid topics, data and times raise in the view, and nothing is published."""
         self.start(self.views, limits=Limits(max_message=1000))
@@ -108,6 +168,11 @@ class PublisherTests(ViewTestCase):
             (ValueError, ("t", "x" * 1001), {}),
             (ValueError, ("t", "é" * 501), {}),
             (ValueError, ("t", b"x" * 1001), {"delay": 1}),
+            (ValueError, ("t", "x"), {"event": "a b"}),
+            (ValueError, ("t", ["x" * 1000]), {}),
+            (ValueError, ("t", ["\ud800"]), {}),
+            (ValueError, ("t", [float("nan")]), {}),
+            (TypeError, ("t", {"x": b"y"}), {}),
             (TypeError, ("t", 7), {}),
             (TypeError, ("t", None), {}),
             (TypeError, ("t", bytearray(b"x")), {}),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
@@ -17,6 +17,7 @@ from pushd.access.limits import Limits
 from pushd.testing import Daemon
 from pushd.topics import fanout
 from pushd.topics import hub as hub_module
+from pushd.topics.cursor import UNKNOWN, Cursor
 from pushd.topics.fanout import Batch, DirectWrite
 from pushd.topics.history import History, Retention
 from pushd.topics.hub import Hub
@@ -37,6 +38,8 @@ FUZZ = settings(
 class LateSource:
     """A source whose answers and publications arrive when the test decides, as over a network."""
 
+    generation = UNKNOWN
+
     def __init__(self, history: History) -> None:
         self.history = history
         self.hub: Hub | None = None
@@ -49,6 +52,19 @@ class LateSource:
         asked: Deferred[Replay] = Deferred()
         self.reads.append((asked, lambda: self.history.replay(topic, after, 3000)))
         return asked
+
+    @property
+    def settled(self) -> int:
+        """Return the sequence of the last publication."""
+        return self.history.sequence
+
+    def newest(self, topic: str) -> int:
+        """Return the sequence of the newest publication of a topic."""
+        return self.history.newest(topic)
+
+    def locate(self, topics: Sequence[str], cursor: Cursor) -> Deferred[list[Id | None]]:
+        """Refuse: no test asks for it."""
+        raise NotImplementedError
 
     def follow(self, topic: str) -> None:
         """Keep the topic."""

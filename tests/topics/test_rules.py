@@ -23,6 +23,20 @@ class RulesTest(TestCase):
         self.assertIs(found.find("chat"), DEFAULT)
         self.assertEqual(list(found), [exact, wide])
 
+    def test_defaults(self) -> None:
+        """Values that a rule does not have are those of the daemon."""
+        rule = Rule(match="a", history_size=0, latest=True)
+        self.assertEqual(
+            rule.with_defaults(Rule(history_size=5, history_ttl=6, publish="token", retain=True)),
+            Rule(match="a", history_size=0, history_ttl=6, publish="token", latest=True),
+        )
+
+    def test_message_limit(self) -> None:
+        """A rule can only lower the limit on messages."""
+        self.assertEqual(Rule().message_limit(7), 7)
+        self.assertEqual(Rule(max_message=6).message_limit(7), 6)
+        self.assertEqual(Rule(max_message=8).message_limit(7), 7)
+
     def test_none(self) -> None:
         """Without rules every topic has the default."""
         self.assertIs(Rules().find("news"), DEFAULT)

@@ -38,10 +38,21 @@ class PublishTests(SynchronousTestCase):
         with self.daemon(partial(inprocess.publish, "a", "news")) as daemon:
             id = self.ask(daemon, "/").text
             self.assertIn(id, self.ask(daemon, "/topics/a?wait=0").text)
+        with self.daemon(partial(inprocess.publish, "a", {"b": 1}, event="paid")) as daemon:
+            browser = daemon.connect("/topics/a", subprotocols=("pushd.v1",))
+            self.ask(daemon, "/")
+            self.assertIn('"event":"paid"', browser.messages[-1])
         later = partial(inprocess.publish, "a", "news", delay=1)
         with self.daemon(lambda: later().cancel()) as daemon:
             self.assertEqual(self.ask(daemon, "/").text, "None")
             self.assertEqual(daemon.pending_calls, [])
+
+    def test_last_id(self) -> None:
+        """Code without a request gets the last id of a topic."""
+        with self.daemon(partial(inprocess.last_id, "a")) as daemon:
+            id = daemon.publish("a", "news")
+            self.assertEqual(self.ask(daemon, "/").text, str(id))
+            self.assertEqual((inprocess.last_id("a"), daemon.last_id("a")), (str(id), str(id)))
 
     def test_none(self) -> None:
         """Publishing fails with a RuntimeError if no daemon runs, or none any more."""
@@ -49,6 +60,9 @@ class PublishTests(SynchronousTestCase):
         self.assertRaisesRegex(
             RuntimeError, "no pushd runs in this process", inprocess.publish, "a", "b"
         )
+        self.assertRaises(RuntimeError, inprocess.last_id, "a")
+        with self.assertRaisesRegex(RuntimeError, "no pushd runs in this process"):
+            inprocess.revoke(topic="a")
 
     def test_stopped_unstarted(self) -> None:
         """A daemon that was never started can be stopped."""

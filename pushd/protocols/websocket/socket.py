@@ -27,7 +27,7 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from functools import partial
 from math import inf
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
@@ -41,13 +41,26 @@ from pushd.protocols.websocket.send_queue import SendQueue
 from pushd.protocols.websocket.subscriber import (
     V1,
     FrameWriter,
+    JsonValueWebSocketSubscriber,
     JsonWebSocketSubscriber,
     WebSocketSubscriber,
 )
 from pushd.topics.hub import Hub
+from pushd.topics.presence import Attendance, PresenceList
 from pushd.topics.publication import Id, check_topic
 
 Result = TypeVar("Result")
+
+
+class Participant(Protocol):
+    """The connection as it takes part in presence."""
+
+    def join(self, topic: str) -> Attendance | None:
+        """Take part in a topic, if that has presence."""
+
+    def describe(self, topic: str) -> Deferred[PresenceList]:
+        """Return who is present at a topic. Raises ValueError if it has no presence."""
+
 
 # The subscriptions of a WebSocket that has none: replaced, never changed.
 _NO_SUBSCRIBERS: dict[str, WebSocketSubscriber] = {}
@@ -140,7 +153,9 @@ class WebSocket:
         "close_code",
         "close_reason",
         "grace",
+        "participant",
         "send_queue",
+        "serves_topics",
         "used_by_threads",
     )
 
@@ -166,6 +181,10 @@ class WebSocket:
         # By topic.
         self._subscribers = _NO_SUBSCRIBERS
         self._owner: Owner | None = None
+        #: Takes part in the presence of the topics that it is subscribed to, while it is open.
+        self.participant: Participant | None = None
+        #: Whether it is of no use without its subscriptions, as at ``/topics/…``.
+        self.serves_topics = False
         #: Whether a view in a thread uses it, by way of a BlockingWebSocket.
         self.used_by_threads = False
         #: What the view may still call; None until the end of the conversation.
@@ -287,11 +306,16 @@ class WebSocket:
         self._close_called = True
         return closed
 
-    def subscribe(self, topic: str, after: str | None = None) -> Deferred[bool]:
+    def subscribe(
+        self, topic: str, after: str | None = None, *, format: Literal["json"] | None = None
+    ) -> Deferred[bool]:
         """Send the browser what is published to a topic, since an id or from now on.
 
         Each publication is sent as a frame of its own; the view does not see it. The Deferred
         fires with True if nothing is missing since ``after``, else with False.
+
+        :param format: with ``json``, and the subprotocol ``pushd.v1``, what was published as JSON
+            is sent as a value, not as text.
 
         Raises ValueError for an invalid topic or id, and for a topic that it is subscribed to.
         """
@@ -306,9 +330,13 @@ class WebSocket:
             return self._call_after_end(False)
         if not self._subscribers:
             self._subscribers = {}
-        kind = JsonWebSocketSubscriber if self._subprotocol == V1 else WebSocketSubscriber
+        kind = WebSocketSubscriber
+        if self._subprotocol == V1:
+            kind = JsonWebSocketSubscriber if format is None else JsonValueWebSocketSubscriber
         subscriber = self._subscribers[topic] = kind(self)
         subscriber.start(self._hub, topic, id)
+        if self.participant is not None:
+            subscriber.attend(self.participant.join(topic))
         return subscriber.recovered
 
     def unsubscribe(self, topic: str) -> None:
@@ -317,6 +345,17 @@ class WebSocket:
         if subscriber is not None:
             self.send_queue.discard(subscriber)
             subscriber.stop()
+
+    def presence(self, topic: str) -> Deferred[PresenceList]:
+        """Return who is present at a topic, over all nodes: subjects, and their connections.
+
+        The Deferred fails with ``Unavailable`` if other nodes cannot be asked. Raises ValueError
+        for an invalid topic, and for one whose rule has no presence.
+        """
+        self.accept()
+        if self.participant is None:
+            raise ValueError(f"topic {topic} has no presence, or the connection has ended")
+        return self.participant.describe(topic)
 
     def is_closed(self) -> bool:
         """Whether one side has closed, or the connection is lost."""
@@ -409,6 +448,15 @@ class WebSocket:
         self._close_waiters.append(closed)
         return closed
 
+    def end_subscriptions(self, matches: Callable[[str], bool], closing: Closing) -> int:
+        """End the subscriptions to topics that match, without a word to the view."""
+        ended = [topic for topic in self._subscribers if matches(topic)]
+        for topic in ended:
+            self.unsubscribe(topic)
+        if ended and self.serves_topics:
+            self.close_with(closing)
+        return len(ended)
+
     @property
     def wire(self) -> Wire:
         """The connection, as long as there is one."""
@@ -440,6 +488,7 @@ class WebSocket:
         self._state = _CLOSING
         self.close_code, self.close_reason = code, reason
         self.grace = Grace()
+        self.participant = None
         self._offer = None
         # All before any is told, or what one publishes at its end would go out with another.
         for subscriber in self._subscribers.values():

@@ -14,6 +14,7 @@ from pushd.protocols.websocket.frames import message
 from pushd.protocols.websocket.send_queue import SendQueue
 from pushd.topics.fanout import Batch, DirectWrite, Form, Send
 from pushd.topics.hub import Hub
+from pushd.topics.presence import Attendance
 from pushd.topics.publication import Id, Publication
 from pushd.topics.subscription import Subscription
 
@@ -70,6 +71,7 @@ class WebSocketSubscriber:
 
     __slots__ = (
         "__weakref__",
+        "_attendance",
         "_form",
         "_hub",
         "_refused",
@@ -88,6 +90,8 @@ class WebSocketSubscriber:
         self._subscription: Subscription | None = None
         self._hub: Hub | None = None
         self._stopped = False
+        # That it takes part in the topic's presence.
+        self._attendance: Attendance | None = None
         # Bytes of the batch that it did not take when it was last asked.
         self._refused = 0
         # Directly, as a WebSocket that closes stops its subscribers first.
@@ -109,9 +113,17 @@ class WebSocketSubscriber:
         if self._stopped:  # by the first publications, as they ended the WebSocket
             self.cancel()
 
+    def attend(self, attendance: Attendance | None) -> None:
+        """End an attendance when the subscription ends."""
+        self._attendance = attendance
+        if attendance is not None and self._stopped:
+            attendance.leave()
+
     def cancel(self) -> None:
         """Send nothing more."""
         self._stopped = True
+        if self._attendance is not None:
+            self._attendance.leave()
         subscription, self._subscription = self._subscription, None
         if subscription is not None:
             subscription.cancel()
@@ -199,13 +211,24 @@ class JsonWebSocketSubscriber(WebSocketSubscriber):
     @staticmethod
     def choose_form(window_bits: int) -> Form:
         """Return the format of publications: JSON with their ids."""
-        return _in_json_frames(window_bits)
+        return json_frames(window_bits)
 
     def subscribed(self, topic: str, id: Id, recovered: bool) -> None:
         """Send the id that the publications follow."""
         text = to_json(subscription_json(topic, id, recovered))
         self._socket.wire.push(text.encode(), binary=False)
         super().subscribed(topic, id, recovered)
+
+
+class JsonValueWebSocketSubscriber(JsonWebSocketSubscriber):
+    """Delivers what was published as JSON as a value, not as its text."""
+
+    __slots__ = ()
+
+    @staticmethod
+    def choose_form(window_bits: int) -> Form:
+        """Return the format of publications: JSON with their ids, and with values in JSON."""
+        return json_frames(window_bits, format_json=True)
 
 
 @cache
@@ -222,11 +245,11 @@ def _in_plain_frames(window_bits: int) -> Form:
 
 
 @cache
-def _in_json_frames(window_bits: int) -> Form:
-    """Return the format in which a frame holds a publication with its id as JSON."""
+def json_frames(window_bits: int, *, topic: bool = False, format_json: bool = False) -> Form:
+    """Return the format in which a frame holds a publication as JSON; see ``publication_json``."""
 
     def form(publication: Publication) -> bytes:
-        payload = to_json(publication_json(publication)).encode()
-        return message(payload, binary=False, window_bits=window_bits)
+        payload = publication_json(publication, topic=topic, format_json=format_json)
+        return message(payload.encode(), binary=False, window_bits=window_bits)
 
     return form

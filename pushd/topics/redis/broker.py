@@ -22,7 +22,8 @@ publishes it on the topic's channel. The following can go wrong, and this is how
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -31,14 +32,18 @@ from twisted.python.failure import Failure
 
 from pushd.errors import RedisError, RedisUnavailable, Unavailable
 from pushd.topics.broker import Draft, ignore_gap, succeed_at_once
+from pushd.topics.cursor import UNKNOWN, Cursor
 from pushd.topics.history import Retention
+from pushd.topics.presence import PresenceExchange
 from pushd.topics.publication import Id, Publication, Replay
 from pushd.topics.redis.commands import TopicCommands
 from pushd.topics.redis.followed_topic import FollowedTopic
+from pushd.topics.redis.presence import RedisPresence
 from pushd.topics.redis.reconnect import Reconnector
 from pushd.topics.redis.scripts import RedisNames
 from pushd.topics.redis.topic_sync import TopicSync
 from pushd.topics.redis.waiters import Waiters, make_timeouts
+from pushd.topics.rules import Rules
 
 if TYPE_CHECKING:
     from pushd.topics.redis.session import RedisSession
@@ -57,6 +62,7 @@ class RedisBroker:
     :param name: the address of Redis for the log, without the password.
     :param names: the names of keys and channels.
     :param make_name: returns a new random name, for an epoch or a generation.
+    :param rules: of topics that are kept otherwise than ``retention`` says.
     """
 
     def __init__(
@@ -68,6 +74,7 @@ class RedisBroker:
         names: RedisNames,
         retention: Retention,
         make_name: Callable[[], str],
+        rules: Rules | None = None,
     ) -> None:
         #: Publications that this node has accepted.
         self.published = 0
@@ -79,7 +86,17 @@ class RedisBroker:
             on_open=self._connected,
             on_close=self._disconnected,
         )
-        self._commands = TopicCommands(names, retention=retention, make_name=make_name)
+        self._commands = TopicCommands(
+            names,
+            retention=retention,
+            make_name=make_name,
+            rules=Rules() if rules is None else rules,
+        )
+        #: Shares presence with the other nodes.
+        self.presence: PresenceExchange | None
+        self.presence = self._presence = RedisPresence(
+            reactor, self._reconnector, names, node=make_name(), name=name
+        )
         self._sync = TopicSync(reactor, self._reconnector, self._commands, name=name)
         self._wait_timeouts = make_timeouts(reactor, self.fault)
         # Reads of topics that are not followed wait for a session.
@@ -88,6 +105,16 @@ class RedisBroker:
         self._on_gap: Callable[[str, Id], None] = ignore_gap
 
     # Called by the daemon and the hub
+
+    @property
+    def generation(self) -> str:
+        """The generation of all topics in Redis, as far as this node knows."""
+        return self._commands.generation or UNKNOWN
+
+    @property
+    def settled(self) -> int:
+        """The sequence up to which every publication of followed topics was delivered."""
+        return self._sync.settled
 
     @property
     def history_bytes(self) -> int:
@@ -117,9 +144,16 @@ class RedisBroker:
         for waiters in (self._waiters, *(topic.waiters for topic in self._sync)):
             waiters.fail(str(self.fault()))
 
-    def publish(self, topic: str, data: str | bytes, key: str | None = None) -> Deferred[Id]:
+    def publish(
+        self,
+        topic: str,
+        data: str | bytes,
+        key: str | None = None,
+        event: str | None = None,
+        is_json: bool = False,
+    ) -> Deferred[Id]:
         """Publish. For a key that the topic has seen, only give the id of the first time."""
-        return self.publish_all((Draft(topic, data, key),)).addCallback(_first)
+        return self.publish_all((Draft(topic, data, key, event, is_json),)).addCallback(_first)
 
     def publish_all(self, drafts: Sequence[Draft]) -> Deferred[list[Id]]:
         """Publish all drafts or none."""
@@ -132,6 +166,14 @@ class RedisBroker:
     def replay(self, topic: str, after: Id | None, limit: int) -> Deferred[Replay]:
         """Read the publications after an id. Waits for Redis if it is unavailable."""
         return Deferred.fromCoroutine(self._replay(topic, after, limit))
+
+    def newest(self, topic: str) -> int:
+        """Return the sequence of the newest publication of a topic that may have been read."""
+        return self._sync.newest(topic)
+
+    def locate(self, topics: Sequence[str], cursor: Cursor) -> Deferred[list[Id | None]]:
+        """Find the id for each topic. Waits for Redis if it is unavailable."""
+        return Deferred.fromCoroutine(self._locate(topics, cursor))
 
     def follow(self, topic: str) -> None:
         """Deliver what is published to a topic."""
@@ -156,31 +198,70 @@ class RedisBroker:
     def _connected(self, session: RedisSession) -> None:
         self._waiters.wake()
         self._sync.connected()
+        self._presence.connected()
 
     def _disconnected(self) -> None:
         self._sync.disconnected()
+        self._presence.disconnected()
 
     def _receive(self, channel: bytes, message: bytes) -> None:
-        self._sync.receive(channel, message)
+        if not self._presence.receive(channel, message):
+            self._sync.receive(channel, message)
 
     async def _replay(self, name: str, after: Id | None, limit: int) -> Replay:
         while True:
             topic = self._sync.find(name)
-            if topic is not None and topic.live and after in (None, topic.position):
-                # All that is published from now on will be delivered: there is nothing to read.
+            if topic is not None and topic.live and self._has_nothing_for(topic, after):
+                # All that is published from now on will be delivered.
                 assert topic.position is not None
                 return Replay(topic.position, after is not None, (), topic.position)
             session = self._reconnector.session
             if session is None or not (topic is None or topic.ready):
                 await self._wait(self._waiters if topic is None else topic.waiters)
                 continue
-            try:
-                return await self._commands.read(session, name, after, limit)
-            except RedisUnavailable:
-                pass  # Wait for the next session.
-            except RedisError as error:
-                self._reconnector.refused(session, error)
-                raise Unavailable(f"Redis at {self._name}: {error}") from None
+            with self._reading(session):
+                replay = await self._commands.read(session, name, after, limit)
+                topic = self._sync.find(name)
+                if topic is not None:
+                    topic.note_read(replay)
+                return replay
+
+    async def _locate(self, topics: Sequence[str], cursor: Cursor) -> list[Id | None]:
+        found: dict[str, Id | None] = {}
+        sequences: dict[str, int] = {}
+        for topic in topics:
+            position = cursor.position(topic)
+            if isinstance(position, Id):
+                found[topic] = position
+            else:
+                sequences[topic] = position
+        while sequences:
+            session = self._reconnector.session
+            if session is None:
+                await self._wait(self._waiters)
+                continue
+            with self._reading(session):
+                ids = await self._commands.locate(session, cursor.generation, sequences)
+                found |= dict(zip(sequences, ids, strict=True))
+                break
+        return [found[topic] for topic in topics]
+
+    @contextmanager
+    def _reading(self, session: RedisSession) -> Iterator[None]:
+        """Turn errors of a read into Unavailable; if the session is lost, wait for the next one."""
+        try:
+            yield
+        except RedisUnavailable:
+            pass
+        except RedisError as error:
+            self._reconnector.refused(session, error)
+            raise Unavailable(f"Redis at {self._name}: {error}") from None
+
+    def _has_nothing_for(self, topic: FollowedTopic, after: Id | None) -> bool:
+        """Return whether a subscriber of a live topic has nothing to read."""
+        if after is None:
+            return not self._commands.retains(topic.topic)
+        return after == topic.position
 
     async def _wait(self, waiters: Waiters) -> None:
         if self._reconnector.stopped:

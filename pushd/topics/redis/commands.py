@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from pushd.topics.publication import Id, Replay
 from pushd.topics.redis.scripts import (
     DESCRIBE,
     HOLD,
+    LOCATE,
     PUBLISH,
     REPLAY,
     SETTLE,
@@ -25,6 +26,7 @@ from pushd.topics.redis.scripts import (
     read_id,
     read_replay,
 )
+from pushd.topics.rules import Rules
 
 if TYPE_CHECKING:
     from pushd.topics.redis.session import RedisSession
@@ -48,15 +50,22 @@ class TopicCommands:
 
     :param names: the names of keys and channels.
     :param make_name: returns a new random name, for an epoch or a generation.
+    :param rules: of topics that are kept otherwise than ``retention`` says.
     """
 
     def __init__(
-        self, names: RedisNames, *, retention: Retention, make_name: Callable[[], str]
+        self,
+        names: RedisNames,
+        *,
+        retention: Retention,
+        make_name: Callable[[], str],
+        rules: Rules,
     ) -> None:
         self._names = names
-        # The last generation that this node knows of: of this server, or of one before it.
-        self._generation = ""
+        #: The last generation that this node knows of: of this server, or of one before it.
+        self.generation = ""
         self._retention = retention
+        self._rules = rules
         self._make_name = make_name
         self._reads = DeferredSemaphore(_MAX_READS)
         self._unanswered = 0
@@ -72,13 +81,14 @@ class TopicCommands:
         If the Deferred is cancelled, they are published all the same, and count until then.
         """
         names, size = self._names, 0
-        keys, args = [names.server], [*self._common(session), self._retention.size, KEY_TTL]
+        keys, args = [names.server], [*self._common(session), KEY_TTL]
         for draft in drafts:
-            kind, data = encode(draft.data)
+            kind, data = encode(draft.data, draft.event, draft.is_json)
             topic, history = names.topic_keys(draft.topic)
             key = topic if draft.key is None else names.idempotency_key(draft.topic, draft.key)
             keys += topic, history, key
-            args += self.channel(draft.topic), kind, data
+            kept = self._size(draft.topic), *self._keeping(draft.topic)
+            args += self.channel(draft.topic), kind, data, *kept
             size += len(data)
         if (
             self._unanswered + len(drafts) > _MAX_UNANSWERED
@@ -100,12 +110,13 @@ class TopicCommands:
         """
         answer = await session.run_script(SETTLE, [self._names.server], self._common(session))
         with _reading():
-            self._generation = answer.decode("latin-1")
+            # Its characters are checked: it becomes part of a line in event streams.
+            self.generation = read_id(b"%b:0" % answer).epoch
 
     async def read(self, session: RedisSession, topic: str, after: Id | None, limit: int) -> Replay:
         """Read the publications after an id, about ``limit`` bytes of them."""
         epoch, offset = ("", 0) if after is None else (after.epoch, after.offset)
-        args = (*self._common(session), epoch, offset, limit)
+        args = (*self._common(session, topic), epoch, offset, limit, self._keeping(topic)[1])
         keys = (self._names.server, *self._names.topic_keys(topic))
         await self._reads.acquire()
         try:
@@ -114,10 +125,25 @@ class TopicCommands:
         finally:
             self._reads.release()
 
+    async def locate(
+        self, session: RedisSession, generation: str, sequences: Mapping[str, int]
+    ) -> list[Id | None]:
+        """Find for each topic its last id up to a sequence; None if that is not certain."""
+        topics = [key for topic in sequences for key in self._names.topic_keys(topic)]
+        args = [*self._common(session), generation]
+        for topic, sequence in sequences.items():
+            args += sequence, *self._keeping(topic)
+        ids = await session.run_script(LOCATE, [self._names.server, *topics], args)
+        with _reading():
+            if len(ids) == len(sequences):
+                return [read_id(id) if id else None for id in ids]
+        raise RedisError(_UNEXPECTED)
+
     async def describe(self, session: RedisSession, topic: str) -> tuple[Id | None, int]:
         """Return a topic's last id, and the number of publications in its history."""
         keys = (self._names.server, *self._names.topic_keys(topic))
-        answer = await session.run_script(DESCRIBE, keys, self._common(session))
+        args = [*self._common(session, topic), self._keeping(topic)[1]]
+        answer = await session.run_script(DESCRIBE, keys, args)
         with _reading():
             return (None, 0) if answer is None else (read_id(answer[0]), int(answer[1]))
 
@@ -139,20 +165,37 @@ class TopicCommands:
     async def touch(self, session: RedisSession, topics: Sequence[str]) -> list[str]:
         """Renew the expiry of topics. Returns their last ids, "" for one that has expired."""
         keys = [self._names.server, *(self._names.topic_keys(topic)[0] for topic in topics)]
-        ids = await session.run_script(TOUCH, keys, self._common(session))
+        args = self._common(session)
+        for topic in topics:
+            args += self._keeping(topic)
+        ids = await session.run_script(TOUCH, keys, args)
         with _reading():
             if len(ids) == len(topics):
                 return [id.decode("latin-1") for id in ids]
         raise RedisError(_UNEXPECTED)
 
-    def _common(self, session: RedisSession) -> list[Any]:
-        """Return the first arguments of every script."""
+    def retains(self, topic: str) -> bool:
+        """Return whether new subscribers of a topic get its newest publication."""
+        return self._rules.find(topic).retain
+
+    def _size(self, topic: str) -> int:
+        """Return how many publications of a topic are kept."""
+        return self._retention.size_for(self._rules.find(topic))
+
+    def _keeping(self, topic: str) -> tuple[int, int]:
+        """Return how long a topic keeps publications, in ms, and 1 if it retains the newest."""
+        rule = self._rules.find(topic)
+        return self._retention.ttl_for(rule) * 1000, int(rule.retain)
+
+    def _common(self, session: RedisSession, topic: str | None = None) -> list[Any]:
+        """Return the first arguments of every script; those that are about one topic name it."""
+        ttl = self._retention.ttl * 1000 if topic is None else self._keeping(topic)[0]
         return [
             session.run_id,
             int(session.trusted),
-            self._generation,
+            self.generation,
             self._make_name(),
-            self._retention.ttl * 1000,
+            ttl,
             HOLD * 1000,
         ]
 

@@ -35,6 +35,7 @@ class FollowedTopic:
         "_on_gap",
         "live",
         "position",
+        "read",
         "subscribed",
         "topic",
         "waiters",
@@ -53,6 +54,8 @@ class FollowedTopic:
         #: The id of the last publication delivered; None before the first read.
         self.position: Id | None = None
         self.live = False
+        #: The highest sequence that may have been read in this session, by its subscribers or here.
+        self.read = 0
         #: True if Redis has confirmed the subscription to the topic's channel.
         self.subscribed = False
         self.waiters = waiters
@@ -67,6 +70,11 @@ class FollowedTopic:
         """Whether subscribers may read the history: all that comes after it will be delivered."""
         return self.subscribed and self.position is not None
 
+    @property
+    def lags(self) -> bool:
+        """Whether something may have been published to its subscribers that is not delivered."""
+        return self.position is not None and not self.live
+
     def receive(self, publication: Publication) -> bool:
         """Take a publication from the channel. Returns False if the history must be read now."""
         if not self.live:
@@ -79,6 +87,7 @@ class FollowedTopic:
 
     def catch_up(self, replay: Replay) -> None:
         """Take what was read from the history. If that was all, the topic is live."""
+        self.note_read(replay)
         if self.position is None:
             # Subscribers read the history themselves; they need what comes from here on.
             self.position = replay.last
@@ -90,8 +99,13 @@ class FollowedTopic:
         if self.position == replay.last or self._has_passed(replay.last):
             self.live = self._deliver_buffer()
 
+    def note_read(self, replay: Replay) -> None:
+        """Note how far the history was read."""
+        self.read = max(self.read, replay.sequence)
+
     def disconnected(self) -> None:
         """Take note that nothing comes through the channel any more."""
+        self.read = 0
         self.live = self.subscribed = self._dropped = False
         self._buffer.clear()
         self._buffered_bytes = 0

@@ -2,12 +2,23 @@
 
 A topic is stored in two keys, which share a hash tag: ``pushd:{topic}:topic`` is a hash of its
 epoch, its last offset and its generation; ``pushd:{topic}:history`` is a stream whose entries have
-the id ``offset-milliseconds`` and one field, ``t`` for text or ``b`` for bytes. What was published
-with an idempotency key is in ``pushd:{topic}:key:SHA-256``. Only topics, whose characters cannot be
-mistaken for the rest of a key, are written into keys as they are given. ``pushd:server`` is
-a hash about the server that wrote last, and the generation. A script writes to it first, before any
-topic, with commands that a full Redis denies: so it denies the first write or none. ``pushd`` is
-the prefix, unless the address has another.
+the id ``offset-milliseconds`` and the publication, in a field of its kind: ``t`` for text, ``b``
+for bytes, ``j`` for JSON; or a capital letter if it has an event, with the event's name in a line
+before the data. What was published with an idempotency key is in ``pushd:{topic}:key:SHA-256``.
+Only topics, whose characters cannot be mistaken for the rest of a key, are written into keys as
+they are given. ``pushd:server`` is a hash about the server that wrote last, and the generation. A
+script writes to it first, before any topic, with commands that a full Redis denies: so it denies
+the first write or none. ``pushd`` is the prefix, unless the address has another.
+
+Publications of all topics are numbered: ``sequence`` in ``pushd:server`` is the last number. The
+second field of an entry has its number and that of the topic's previous publication, as in ``9:7``.
+The topic's hash has the last number as ``sequence``, and as ``numbered`` the offset that has it;
+for a topic without publications, the number from which on all are known. If a node of an older
+version, which numbers nothing, publishes, then ``numbered`` is not the last offset, and no position
+is proven until the next publication with a number.
+
+How much is kept of a topic, and how long, can differ from topic to topic: scripts are told it with
+each. A topic that retains its newest publication does not expire, nor does its history.
 
 The generation: a Redis that was restarted, or took the data of another server, may have forgotten
 publications that subscribers have received, and would give their offsets to new ones. So every
@@ -36,7 +47,7 @@ from functools import cached_property
 from hashlib import sha1, sha256
 from typing import Any
 
-from pushd.topics.publication import Id, Publication, Replay, check_topic
+from pushd.topics.publication import Id, Publication, Replay, check_event, check_topic
 from pushd.topics.redis.address import PREFIX
 
 #: How much longer than its publications a topic is kept, in seconds. Nodes where it has subscribers
@@ -45,7 +56,9 @@ HOLD = 600
 
 _OPENING = """
 local run, trusted, seen, fresh = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local ttl, hold = tonumber(ARGV[5]), ARGV[6]
+-- How long the topic at hand keeps publications, and whether it retains the newest.
+local ttl, retain = tonumber(ARGV[5]), false
+local hold = ARGV[6]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
@@ -90,14 +103,26 @@ local function read_generation()
     return generation
 end
 
-local function open(topic, history, generation)
-    local known = redis.call('HMGET', topic, 'epoch', 'offset', 'generation')
-    if known[3] == generation then
-        return known[1], tonumber(known[2])
+local function last_sequence()
+    return tonumber(redis.call('HGET', KEYS[1], 'sequence') or 0)
+end
+
+-- Returns the generation, epoch, last offset, last sequence, and the offset that has that.
+local function read_topic(topic)
+    return redis.call('HMGET', topic, 'generation', 'epoch', 'offset', 'sequence', 'numbered')
+end
+
+-- Returns the epoch, the last offset, and the last sequence or nil if that publication has none.
+-- Of a new topic, all publications after the sequence given are known.
+local function open(topic, history, generation, sequence)
+    local known = read_topic(topic)
+    if known[1] == generation then
+        return known[2], tonumber(known[3]), known[5] == known[3] and tonumber(known[4]) or nil
     end
-    redis.call('HSET', topic, 'epoch', fresh, 'offset', 0, 'generation', generation)
+    redis.call('HSET', topic, 'epoch', fresh, 'offset', 0, 'generation', generation,
+        'sequence', whole(sequence), 'numbered', 0)
     redis.call('DEL', history)
-    return fresh, 0
+    return fresh, 0, sequence
 end
 
 -- Offsets have no gap and times never decrease: binary search finds what is too old.
@@ -108,10 +133,11 @@ end
 
 local function trim(history, last)
     local oldest = last - redis.call('XLEN', history) + 1
-    if oldest > last or not is_old(history, oldest) then
+    local young = retain and last or last + 1
+    if oldest >= young or not is_old(history, oldest) then
         return
     end
-    local old, young = oldest, last + 1
+    local old = oldest
     while young - old > 1 do
         local middle = math.floor((old + young) / 2)
         if is_old(history, middle) then
@@ -122,32 +148,64 @@ local function trim(history, last)
     end
     redis.call('XTRIM', history, 'MINID', '=', whole(young))
 end
+
+-- Keeps a topic that is used: for a while, or without a limit if it has something to retain.
+local function keep(topic, history)
+    if retain and redis.call('XLEN', history) > 0 then
+        redis.call('PERSIST', topic)
+        redis.call('PERSIST', history)
+        return
+    end
+    redis.call('PEXPIRE', topic, whole(ttl + hold))
+    if redis.call('PTTL', history) == -1 then
+        redis.call('PEXPIRE', history, whole(ttl)) -- It was retained by a rule that has changed.
+    end
+end
 """
 
 _PUBLISH = """
-local size, key_ttl = tonumber(ARGV[7]), ARGV[8]
-local generation = nil
+local key_ttl = ARGV[7]
+local count = (#KEYS - 1) / 3
+local generation, sequence = nil, nil
 local ids = {}
-for number = 1, (#KEYS - 1) / 3 do
+for number = 1, count do
     local topic, history, key = KEYS[3 * number - 1], KEYS[3 * number], KEYS[3 * number + 1]
-    local channel, kind, data = unpack(ARGV, 6 + 3 * number, 8 + 3 * number)
+    local channel, kind, data, size, time_to_live, retained =
+        unpack(ARGV, 2 + 6 * number, 7 + 6 * number)
     local id = key ~= topic and redis.call('GET', key)
     if not id then
-        generation = generation or read_generation()
-        local epoch = open(topic, history, generation)
-        local offset = redis.call('HINCRBY', topic, 'offset', 1)
+        if not generation then
+            generation = read_generation()
+            sequence = redis.call('HINCRBY', KEYS[1], 'sequence', count) - count
+        end
+        sequence = sequence + 1
+        local epoch, last, previous = open(topic, history, generation, sequence - 1)
+        local offset = last + 1
+        redis.call('HSET', topic, 'offset', whole(offset),
+            'sequence', whole(sequence), 'numbered', whole(offset))
         id = epoch .. ':' .. whole(offset)
+        ttl, size = tonumber(time_to_live), tonumber(size)
+        -- What was the newest until now need not be retained.
+        retain = false
         redis.call('PEXPIRE', topic, whole(ttl + hold))
         if size > 0 then
             trim(history, offset - 1)
             local place = whole(offset) .. '-' .. whole(now)
-            redis.call('XADD', history, 'MAXLEN', '=', size, place, kind, data)
+            -- After one that has no number, nothing is proven before this one.
+            local numbers = whole(sequence) .. ':' .. whole(previous or sequence)
+            redis.call('XADD', history, 'MAXLEN', '=', size, place, kind, data, 's', numbers)
             redis.call('PEXPIRE', history, whole(ttl))
+        else
+            redis.call('DEL', history) -- If it was kept by a rule that has changed.
+        end
+        if retained == '1' then
+            redis.call('PERSIST', topic)
+            redis.call('PERSIST', history)
         end
         if key ~= topic then
             redis.call('SET', key, id, 'EX', key_ttl)
         end
-        redis.call('PUBLISH', channel, id .. ' ' .. kind .. data)
+        redis.call('PUBLISH', channel, id .. ' ' .. whole(sequence) .. ' ' .. kind .. data)
     end
     ids[number] = id
 end
@@ -156,12 +214,26 @@ return ids
 
 _REPLAY = """
 local after_epoch, after, room = ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9])
-local epoch, last = open(KEYS[2], KEYS[3], read_generation())
-redis.call('PEXPIRE', KEYS[2], whole(ttl + hold))
+retain = ARGV[10] == '1'
+local generation = read_generation()
+local total = last_sequence()
+local epoch, last, newest = open(KEYS[2], KEYS[3], generation, total)
+newest = whole(newest or total)
 trim(KEYS[3], last)
+keep(KEYS[2], KEYS[3])
+
+local function read_entry(entry)
+    local sequence = string.match(entry[2][4] or '', '^%d+') or '0'
+    return {entry[1], entry[2][1], entry[2][2], sequence}
+end
+
 local kept = redis.call('XLEN', KEYS[3])
 if after_epoch ~= epoch or after > last or last - after > kept then
-    return {epoch, whole(last), 0, whole(last), {}}
+    local entry = retain and redis.call('XRANGE', KEYS[3], whole(last), '+', 'COUNT', 1)[1]
+    if entry then
+        return {epoch, whole(last - 1), 0, whole(last), {read_entry(entry)}, newest}
+    end
+    return {epoch, whole(last), 0, whole(last), {}, newest}
 end
 local chosen, count, offset = {}, 1, after
 while room > 0 and offset < last do
@@ -173,13 +245,65 @@ while room > 0 and offset < last do
     for _, entry in ipairs(entries) do
         offset = offset + 1
         room = room - #entry[2][2] - 100
-        chosen[#chosen + 1] = {entry[1], entry[2][1], entry[2][2]}
+        chosen[#chosen + 1] = read_entry(entry)
     end
     -- As many more as fit, if they are as long on average as those so far.
     local length = (tonumber(ARGV[9]) - room) / #chosen
     count = math.max(1, math.min(1000, math.floor(room / length)))
 end
-return {epoch, whole(after), 1, whole(last), chosen}
+return {epoch, whole(after), 1, whole(last), chosen, newest}
+"""
+
+_LOCATE = """
+local generation = read_generation()
+local total = last_sequence()
+
+-- Returns the sequence of an entry, and that of the publication before it; nil if it has none.
+local function read_sequence(history, offset)
+    local entry = redis.call('XRANGE', history, whole(offset), whole(offset), 'COUNT', 1)[1]
+    local sequence, previous = string.match(entry and entry[2][4] or '', '^(%d+):(%d+)$')
+    return tonumber(sequence), tonumber(previous)
+end
+
+-- Returns the last offset up to a sequence, by binary search; nil if it is not certain.
+local function find(history, last, sequence)
+    local first, later = last - redis.call('XLEN', history) + 1, last
+    while first < later do
+        local middle = math.floor((first + later) / 2)
+        local found = read_sequence(history, middle)
+        if not found then
+            return nil
+        elseif found > sequence then
+            later = middle
+        else
+            first = middle + 1
+        end
+    end
+    local found, previous = read_sequence(history, later)
+    return found and found > sequence and previous <= sequence and later - 1 or nil
+end
+
+local ids = {}
+for number = 1, (#KEYS - 1) / 2 do
+    local topic, history = KEYS[2 * number], KEYS[2 * number + 1]
+    local sequence = tonumber(ARGV[5 + 3 * number])
+    ttl, retain = tonumber(ARGV[6 + 3 * number]), ARGV[7 + 3 * number] == '1'
+    local known = read_topic(topic)
+    local offset = nil
+    if ARGV[7] == generation and known[1] == generation and sequence <= total
+            and known[5] == known[3] then
+        local last = tonumber(known[3])
+        keep(topic, history)
+        if sequence >= tonumber(known[4]) then
+            offset = last
+        else
+            trim(history, last)
+            offset = find(history, last, sequence)
+        end
+    end
+    ids[number] = offset and known[2] .. ':' .. whole(offset) or ''
+end
+return ids
 """
 
 _DESCRIBE = """
@@ -187,6 +311,7 @@ local known = redis.call('HMGET', KEYS[2], 'epoch', 'offset', 'generation')
 if not known[1] or known[3] ~= find_generation() then
     return false
 end
+retain = ARGV[7] == '1'
 trim(KEYS[3], tonumber(known[2]))
 return {known[1] .. ':' .. known[2], redis.call('XLEN', KEYS[3])}
 """
@@ -197,7 +322,10 @@ local ids = {}
 for number = 2, #KEYS do
     local known = redis.call('HMGET', KEYS[number], 'epoch', 'offset', 'generation')
     ids[number - 1] = known[3] == generation and known[1] .. ':' .. known[2] or ''
-    redis.call('PEXPIRE', KEYS[number], whole(ttl + hold))
+    -- One that retains something must not expire.
+    if ARGV[4 + 2 * number] ~= '1' or redis.call('PTTL', KEYS[number]) ~= -1 then
+        redis.call('PEXPIRE', KEYS[number], whole(ARGV[3 + 2 * number] + hold))
+    end
 end
 return ids
 """
@@ -223,6 +351,8 @@ class Script:
 PUBLISH = Script(_OPENING + _PUBLISH)
 #: Reads the publications after an id. Creates the topic if it does not exist.
 REPLAY = Script(_OPENING + _REPLAY)
+#: Finds the ids that topics had at a sequence of a generation; "" if that is not certain.
+LOCATE = Script(_OPENING + _LOCATE)
 #: Returns a topic's last id and number of publications.
 DESCRIBE = Script(_OPENING + _DESCRIBE)
 #: Renews the expiry of topics. Returns their last ids.
@@ -230,7 +360,7 @@ TOUCH = Script(_OPENING + _TOUCH)
 #: Returns the generation, which is a new one if this server may have forgotten something.
 SETTLE = Script(_OPENING + _SETTLE)
 
-ALL = (PUBLISH, REPLAY, DESCRIBE, TOUCH, SETTLE)
+ALL = (PUBLISH, REPLAY, LOCATE, DESCRIBE, TOUCH, SETTLE)
 
 #: The type of the values of topics' keys, for SCAN.
 TOPIC_TYPE = "hash"
@@ -262,6 +392,20 @@ class RedisNames:
         """Return the two keys of a topic: its hash and its history."""
         return f"{self.prefix}:{{{topic}}}:topic", f"{self.prefix}:{{{topic}}}:history"
 
+    @property
+    def nodes(self) -> str:
+        """The key of the sorted set of nodes, each with the time until which it is alive."""
+        return f"{self.prefix}:nodes"
+
+    def presence_keys(self, topic: str, node: str) -> tuple[str, str]:
+        """Return the keys of a topic's presence: of all nodes, and of one."""
+        present = f"{self.prefix}:{{{topic}}}:present"
+        return present, f"{present}:{node}"
+
+    def presence_channel(self, topic: str) -> bytes:
+        """Return the channel of a topic's presence, whose name is that of no topic's channel."""
+        return f"{self.prefix}:{self.db}@{topic}".encode()
+
     def idempotency_key(self, topic: str, key: str) -> str:
         """Return the key that stores the id published with an idempotency key."""
         return f"{self.prefix}:{{{topic}}}:key:{sha256(key.encode()).hexdigest()}"
@@ -275,15 +419,43 @@ class RedisNames:
         return f"{self.prefix}:{self.db}:{topic}".encode()
 
 
-def encode(data: str | bytes) -> tuple[str, bytes]:
-    """Return the kind of some data, ``t`` for text or ``b`` for bytes, and the data as bytes."""
-    return ("t", data.encode()) if isinstance(data, str) else ("b", data)
+def encode(data: str | bytes, event: str | None = None, is_json: bool = False) -> tuple[str, bytes]:
+    """Return the kind of a publication, as one letter, and its data with the event as bytes."""
+    if isinstance(data, str):
+        kind, encoded = "j" if is_json else "t", data.encode()
+    else:
+        kind, encoded = "b", data
+    return (
+        (kind, encoded) if event is None else (kind.upper(), b"%b\n%b" % (event.encode(), encoded))
+    )
+
+
+def decode(kind: bytes, data: bytes) -> tuple[str | bytes, str | None, bool]:
+    """Return the data of a publication, its event, and whether it is JSON.
+
+    Raises ValueError if it is malformed.
+    """
+    if not isinstance(data, bytes):
+        raise ValueError("data must be bytes")
+    event = None
+    if kind.isupper():
+        # The name is checked: it becomes a line in event streams.
+        name, data = data.split(b"\n", 1)
+        event, kind = check_event(name.decode()), kind.lower()
+    if kind == b"b":
+        return data, event, False
+    if kind not in (b"t", b"j"):
+        raise ValueError("kind must be t, b or j")
+    return data.decode(), event, kind == b"j"
 
 
 def read_message(topic: str, message: bytes) -> Publication:
     """Decode a message of a topic's channel. Raises ValueError if it is malformed."""
     id, _, rest = message.partition(b" ")
-    return Publication(topic, _decode(rest[:1], rest[1:]), read_id(id))
+    sequence = b"0"
+    if rest[:1].isdigit():
+        sequence, _, rest = rest.partition(b" ")
+    return Publication(topic, *_decode(rest[:1], rest[1:], read_id(id)), int(sequence))
 
 
 def read_id(text: bytes) -> Id:
@@ -299,20 +471,20 @@ def read_replay(topic: str, answer: Sequence[Any]) -> Replay:
     # The epoch is checked: it becomes part of a line in event streams.
     id, last = (read_id(b"%b:%b" % (answer[0], answer[place])) for place in (1, 3))
     epoch, offset = id.epoch, id.offset
+    newest = int(answer[5])
     publications = []
-    for place, kind, data in answer[4]:
+    for place, kind, data, sequence in answer[4]:
         offset += 1
         if int(place.partition(b"-")[0]) != offset:
-            return Replay(last, False, (), last)
-        publications.append(Publication(topic, _decode(kind, data), Id(epoch, offset)))
+            return Replay(last, False, (), last, newest)
+        made = Publication(topic, *_decode(kind, data, Id(epoch, offset)), int(sequence))
+        publications.append(made)
     if not publications and id.offset < last.offset:
-        return Replay(last, False, (), last)
-    return Replay(id, answer[2] == 1, tuple(publications), last)
+        return Replay(last, False, (), last, newest)
+    return Replay(id, answer[2] == 1, tuple(publications), last, newest)
 
 
-def _decode(kind: bytes, data: bytes) -> str | bytes:
-    if kind == b"t":
-        return data.decode()
-    if kind == b"b" and isinstance(data, bytes):
-        return data
-    raise ValueError("kind must be t or b")
+def _decode(kind: bytes, data: bytes, id: Id) -> tuple[str | bytes, Id, str | None, bool]:
+    """Return the members of a publication that follow its topic, up to its sequence."""
+    decoded, event, is_json = decode(kind, data)
+    return decoded, id, event, is_json

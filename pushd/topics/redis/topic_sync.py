@@ -59,6 +59,12 @@ class TopicSync:
             reactor, timeout=_RETRY_DELAY, expired=self._enqueue
         )
         self._workers = 0
+        # Topics with subscribers that lack something; the highest sequence of a message; and the
+        # one up to which everything was delivered: the same, unless a topic lags.
+        self._lagging: set[FollowedTopic] = set()
+        self._received = 0
+        #: See ``TopicSource``.
+        self.settled = 0
         # When the next error may be logged.
         self._log_after = 0.0
         self._touch_call: IDelayedCall | None = None
@@ -69,6 +75,11 @@ class TopicSync:
     def find(self, topic: str) -> FollowedTopic | None:
         """Return a topic if it is followed."""
         return self._topics.get(self._commands.channel(topic))
+
+    def newest(self, topic: str) -> int:
+        """Return the sequence of the newest publication of a topic that may have been read."""
+        followed = self.find(topic)
+        return self._received if followed is None else max(self._received, followed.read)
 
     def follow(self, topic: FollowedTopic) -> None:
         """Follow a topic."""
@@ -81,6 +92,8 @@ class TopicSync:
         topic = self._topics.pop(channel)
         self._queue.pop(topic, None)
         self._retries.stop(topic)
+        self._lagging.discard(topic)
+        self._settle_sequence()
         if self._reconnector.session is not None:
             self._reconnector.session.unsubscribe(channel)
         return topic
@@ -100,6 +113,7 @@ class TopicSync:
         for topic in self._topics.values():
             self._retries.stop(topic)
             topic.disconnected()
+            self._note(topic)
 
     def receive(self, channel: bytes, message: bytes) -> None:
         """Take a message that was published to a channel."""
@@ -116,7 +130,24 @@ class TopicSync:
             )
             return
         if not topic.receive(publication):
+            self._note(topic)
             self._enqueue(topic)
+        if publication.sequence > self._received:
+            # Messages come in this order: all before this one, of all topics, have come.
+            self._received = publication.sequence
+            self._settle_sequence()
+
+    def _note(self, topic: FollowedTopic) -> None:
+        """Note whether a topic lags, after that may have changed."""
+        if topic.lags:
+            self._lagging.add(topic)
+        else:
+            self._lagging.discard(topic)
+            self._settle_sequence()
+
+    def _settle_sequence(self) -> None:
+        if not self._lagging:
+            self.settled = self._received
 
     def _enqueue(self, topic: FollowedTopic) -> None:
         """Let a topic catch up as soon as a worker is free."""
@@ -173,6 +204,7 @@ class TopicSync:
             if self._reconnector.session is not session or not self._is_followed(topic):
                 return
             topic.catch_up(replay)
+            self._note(topic)
             # Only now: a subscriber that read before us could miss what is between the two reads.
             topic.waiters.wake()
 
@@ -186,8 +218,12 @@ class TopicSync:
     async def _settle(self) -> None:
         """Learn whether something was forgotten. If that fails, each later command asks again."""
         assert self._reconnector.session is not None
+        before = self._commands.generation
         with suppress(RedisUnavailable, RedisError):
             await self._commands.settle(self._reconnector.session)
+        if self._commands.generation != before:
+            # Its publications may be numbered anew.
+            self._received = self.settled = 0
 
     def _touch_all(self) -> None:
         assert self._reconnector.session is not None
@@ -210,4 +246,5 @@ class TopicSync:
             for topic, id in zip(some, ids, strict=True):
                 if topic.live and id != str(topic.position) and self._is_followed(topic):
                     topic.live = False
+                    self._note(topic)
                     self._enqueue(topic)

@@ -15,6 +15,7 @@ from pushd.topics.history import Retention
 from pushd.topics.publication import Id, Publication
 from pushd.topics.redis.broker import RedisBroker
 from pushd.topics.redis.scripts import RedisNames
+from pushd.topics.rules import Rule, Rules
 from tests.support.broker_contract import Node
 from tests.support.fake_redis import FakeRedis
 
@@ -42,6 +43,7 @@ class BrokerTestCase(SynchronousTestCase):
             names=RedisNames(),
             retention=Retention(),
             make_name=lambda: "fresh",
+            rules=self.redis.rules,
         )
         self.addCleanup(self.stop)
 
@@ -252,6 +254,18 @@ class ListeningTests(BrokerTestCase):
         self.assertEqual(events, [[(id, False)], [(id, True)]])
         self.assertEqual(len(self.redis.asked), asked)
         self.assertEqual(node.listen("t", "e0-0:0").events[1:], [(id, "x")])
+        self.assertEqual(self.redis.asked[asked:], ["replay"])
+
+    def test_retained(self) -> None:
+        """Only a new subscriber of a topic that retains its newest publication costs a read."""
+        self.redis.rules.replace(Rules([Rule(match="r", retain=True)]))
+        node = self.start()
+        node.listen("r")
+        id = self.publish("r")
+        asked = len(self.redis.asked)
+        self.assertEqual(node.listen("r", id).events, [(id, True)])
+        self.assertEqual(len(self.redis.asked), asked)
+        self.assertEqual(node.listen("r").events, [(id.replace(":1", ":0"), False), (id, "x")])
         self.assertEqual(self.redis.asked[asked:], ["replay"])
 
     def test_timeout(self) -> None:

@@ -10,6 +10,7 @@ from pushd.errors import RedisError, RedisUnavailable
 from pushd.topics.broker import Draft
 from pushd.topics.redis import commands as module
 from pushd.topics.redis.scripts import Script
+from pushd.topics.rules import Rule, Rules
 from tests.support.fake_redis import FakeSession
 from tests.topics.redis.test_broker import BrokerTestCase
 
@@ -31,6 +32,21 @@ class TopicCommandsTests(BrokerTestCase):
                     self.successResultOf(one)
                 self.publish("t")
                 patched.restore()
+
+    def test_kept(self) -> None:
+        """Redis is told with each publication how its topic is kept."""
+        self.redis.rules.replace(
+            Rules(
+                [
+                    Rule(match="a", history_size=3, history_ttl=7),
+                    Rule(match="b", history_size=0, retain=True),
+                ]
+            )
+        )
+        self.start()
+        drafts = [Draft(topic, "x") for topic in "abc"]
+        self.successResultOf(self.broker.publish_all(drafts))
+        self.assertEqual(self.redis.kept, [(3, 7000, 0), (1, 300_000, 1), (100, 300_000, 0)])
 
     def test_cancelled(self) -> None:
         """A publication that was cancelled counts until it is answered, and no longer."""

@@ -14,6 +14,7 @@ from pushd.topics.redis.scripts import (
     ALL,
     PUBLISH,
     RedisNames,
+    decode,
     encode,
     read_id,
     read_message,
@@ -67,7 +68,7 @@ class NameTests(SynchronousTestCase):
     def test_scripts(self) -> None:
         """A script has the SHA-1 by which Redis knows it."""
         self.assertEqual(PUBLISH.sha1, sha1(PUBLISH.source.encode()).hexdigest())
-        self.assertEqual(len({script.sha1 for script in ALL}), 5)
+        self.assertEqual(len({script.sha1 for script in ALL}), 6)
 
 
 class DataTests(SynchronousTestCase):
@@ -77,14 +78,36 @@ class DataTests(SynchronousTestCase):
         """Text and bytes are decoded as they were encoded."""
         for data in ("", "ä b", b"", b"\xff 1"):
             kind, encoded = encode(data)
-            publication = read_message("t", b"e:7 " + kind.encode() + encoded)
+            publication = read_message("t", b"e:7 12 " + kind.encode() + encoded)
             self.assertEqual(
-                (publication.topic, publication.data, publication.id), ("t", data, Id("e", 7))
+                (publication.topic, publication.data, publication.id, publication.sequence),
+                ("t", data, Id("e", 7), 12),
             )
+
+    def test_message_without_number(self) -> None:
+        """A message of a node of an older version has no number."""
+        publication = read_message("t", b"e:7 t8 x")
+        self.assertEqual((publication.data, publication.sequence), ("8 x", 0))
+
+    def test_kinds(self) -> None:
+        """The event, and whether it is JSON, are kept with the data; JSON is always text."""
+        for data in ("", "1\n", b"", b"\n\xff"):
+            for event in (None, "paid"):
+                for is_json in (False, True):
+                    kind, encoded = encode(data, event, is_json)
+                    expected = data, event, is_json and isinstance(data, str)
+                    self.assertEqual(decode(kind.encode(), encoded), expected)
+
+    def test_invalid_event(self) -> None:
+        """A name that would not fit into a line of an event stream raises ValueError."""
+        for data in (b"", b"x", b" \nx", b"a\rb\nx", b"message\nx", b"\xff\nx"):
+            self.assertRaises(ValueError, read_message, "t", b"e:1 2 T" + data)
 
     def test_malformed_message(self) -> None:
         """A message that another program may write to a channel raises ValueError."""
         for message in (b"", b"x", b"e:1", b"e:1 ", b"e:1 x", b"e tx", b"e:-1 tx", b"e:1 t\xff"):
+            self.assertRaises(ValueError, read_message, "t", message)
+        for message in (b"e:1 2", b"e:1 2 ", b"e:1 2x tx", b"e:1 2  tx", b"e:1 " + b"9" * 5000):
             self.assertRaises(ValueError, read_message, "t", message)
 
     def test_id(self) -> None:
@@ -95,7 +118,7 @@ class DataTests(SynchronousTestCase):
     def test_number_as_data(self) -> None:
         """Data that is not a string raises ValueError."""
         with self.assertRaises(ValueError):
-            read_replay("t", [b"e", b"2", 1, b"3", [[b"3-1", b"b", 7]]])
+            read_replay("t", [b"e", b"2", 1, b"3", [[b"3-1", b"b", 7, b"1"]], b"1"])
 
 
 class ReplayTests(SynchronousTestCase):
@@ -103,30 +126,31 @@ class ReplayTests(SynchronousTestCase):
 
     def test_replay(self) -> None:
         """The publications follow the id that was asked for."""
-        entries = [[b"3-1000", b"t", b"a"], [b"4-1001", b"b", b"\xff"]]
-        replay = read_replay("t", [b"e", b"2", 1, b"9", entries])
+        entries = [[b"3-1000", b"t", b"a", b"0"], [b"4-1001", b"b", b"\xff", b"7"]]
+        replay = read_replay("t", [b"e", b"2", 1, b"9", entries, b"8"])
+        self.assertEqual(replay.sequence, 8)
         self.assertEqual((replay.id, replay.recovered, replay.last), (Id("e", 2), True, Id("e", 9)))
         self.assertEqual(
-            [(str(one.id), one.data) for one in replay.publications],
-            [("e:3", "a"), ("e:4", b"\xff")],
+            [(str(one.id), one.data, one.sequence) for one in replay.publications],
+            [("e:3", "a", 0), ("e:4", b"\xff", 7)],
         )
 
     def test_nothing(self) -> None:
         """A replay may be empty, whether it is recovered or not."""
         for recovered in (0, 1):
-            replay = read_replay("t", [b"e", b"2", recovered, b"2", []])
-            self.assertEqual(replay, Replay(Id("e", 2), recovered == 1, (), Id("e", 2)))
+            replay = read_replay("t", [b"e", b"2", recovered, b"2", [], b"5"])
+            self.assertEqual(replay, Replay(Id("e", 2), recovered == 1, (), Id("e", 2), 5))
 
     def test_invalid_epoch(self) -> None:
         """An epoch that would not fit into one line of an event stream raises ValueError."""
         for epoch in (b"e\r\ndata: x", b"e\n", b"", b"e" * 33, b"\xff", b"e:1"):
-            self.assertRaises(ValueError, read_replay, "t", [epoch, b"2", 1, b"2", []])
+            self.assertRaises(ValueError, read_replay, "t", [epoch, b"2", 1, b"2", [], b"1"])
         for offset in (b"-1", b"1\n", b"9" * 5000, b""):
-            self.assertRaises(ValueError, read_replay, "t", [b"e", offset, 1, b"2", []])
+            self.assertRaises(ValueError, read_replay, "t", [b"e", offset, 1, b"2", [], b"1"])
 
     def test_damaged(self) -> None:
         """A history with a gap, made by another program, is not recovered."""
-        lost = Replay(Id("e", 4), False, (), Id("e", 4))
-        gap = [[b"3-1", b"t", b"a"], [b"5-1", b"t", b"b"]]
-        self.assertEqual(read_replay("t", [b"e", b"2", 1, b"4", gap]), lost)
-        self.assertEqual(read_replay("t", [b"e", b"2", 1, b"4", []]), lost)
+        lost = Replay(Id("e", 4), False, (), Id("e", 4), 9)
+        gap = [[b"3-1", b"t", b"a", b"7"], [b"5-1", b"t", b"b", b"9"]]
+        self.assertEqual(read_replay("t", [b"e", b"2", 1, b"4", gap, b"9"]), lost)
+        self.assertEqual(read_replay("t", [b"e", b"2", 1, b"4", [], b"9"]), lost)
