@@ -69,7 +69,7 @@ class Cluster:
             make_name=lambda: f"e{next(_names)}",
             rules=settings.get("rules"),
         )
-        node = Node(broker, self.reactor)
+        node = Node(broker, self.reactor, settings.get("rules"))
         self.nodes.append(node)
         await self.until(lambda: broker.fault() is None)
         return node

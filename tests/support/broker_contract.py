@@ -84,9 +84,9 @@ class Collector(RecordingSubscriber):
 class Node:
     """One node: its broker and its hub."""
 
-    def __init__(self, broker: Broker, clock: Any) -> None:
+    def __init__(self, broker: Broker, clock: Any, rules: TopicRules | None = None) -> None:
         self.broker = broker
-        self.hub = Hub(broker, clock)
+        self.hub = Hub(broker, clock, rules=rules)
         broker.start(self.deliver, self.hub.end_at_gap)
 
     def deliver(self, publication: Publication) -> None:
@@ -351,6 +351,29 @@ async def newest_is_retained(cluster: Cluster) -> None:
     assert (replay.publications, str(replay.id)) == ((), ids[2])
 
 
+async def newest_is_enough(cluster: Cluster) -> None:
+    """Of a topic with ``latest``, a subscriber that resumes gets the newest publication only."""
+    rules = TopicRules([TopicRule(match="a", latest=True)])
+    one, two = await cluster.start(Retention(), rules)
+    live = one.listen("a")
+    await cluster.until(lambda: live.begun)
+    ids = [await node.publish("a", f"{n}") for n, node in enumerate((one, two, two, one, two))]
+    await cluster.until(partial(live.has_received, 5))
+    assert [id for id, _ in live.events[1:]] == ids
+    subscribers = []
+    for after, begun in ((ids[1], ids[1]), ("other:7", ids[3]), (ids[4], ids[4])):
+        for node in (one, two):
+            back = node.listen("a", after)
+            newest = [] if after == ids[4] else [(ids[4], "4")]
+            await cluster.until(partial(back.has_received, len(newest)))
+            assert back.events == [(begun, True), *newest]
+            subscribers.append((back, len(newest)))
+    ids.append(await one.publish("a", "5"))
+    for back, received in subscribers:
+        await cluster.until(partial(back.has_received, received + 1))
+        assert back.events[-1] == (ids[5], "5")
+
+
 async def topics_are_described(cluster: Cluster) -> None:
     """Topics are listed and described, which does not create them."""
     one, two = await cluster.start(Retention())
@@ -536,6 +559,7 @@ RULES: tuple[Rule, ...] = (
     rules_limit_numbers,
     rules_limit_ages,
     newest_is_retained,
+    newest_is_enough,
     topics_are_described,
     last_ids_are_kept,
     subscribers_resume,

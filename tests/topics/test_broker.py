@@ -135,7 +135,7 @@ class SingleNodeCluster:
     async def start(self, retention: Retention, rules: Rules | None = None) -> tuple[Node, Node]:
         """Start the node, and return it twice."""
         history = History(self.clock, retention, lambda: f"e{next(self.names)}", rules=rules)
-        node = Node(MemoryBroker(self.clock, history), self.clock)
+        node = Node(MemoryBroker(self.clock, history), self.clock, rules)
         return node, node
 
     async def until(self, condition: Callable[[], object]) -> None:
