@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from twisted.logger import capturedLogs
 
+from pushd.errors import RedisError
+from pushd.topics.cursor import UNKNOWN, Cursor
 from pushd.topics.publication import Id, Publication
 from tests.support.broker_contract import RecordingSubscriber
+from tests.support.fake_redis import GENERATION
 from tests.topics.redis.test_broker import BrokerTestCase
 
 
@@ -182,3 +185,117 @@ class TouchingTests(BrokerTestCase):
         subscriber.subscription.cancel()
         self.redis.answer()
         self.assertEqual(self.redis.asked, ["touch"])
+
+
+class SettledTests(BrokerTestCase):
+    """Up to which number everything was delivered."""
+
+    def check(self, settled: int, newest: dict[str, int]) -> None:
+        """Check what is settled, and what may have been read of some topics."""
+        self.assertEqual(self.broker.settled, settled)
+        self.assertEqual({topic: self.broker.newest(topic) for topic in newest}, newest)
+
+    def test_messages(self) -> None:
+        """It is the number of the last message, of whatever topic; others are not seen."""
+        node = self.start()
+        node.listen("t")
+        node.listen("u")
+        for topic in "tuvtv":
+            self.redis.publish(topic, "x")
+        self.check(4, {"t": 4, "u": 4, "v": 4})
+
+    def test_read(self) -> None:
+        """What was read before any message came is newer than what is settled."""
+        self.redis.publish("t", "x")
+        self.redis.publish("u", "x")
+        node = self.start()
+        node.listen("t")
+        self.check(0, {"t": 1, "u": 0})
+        node.listen("u")
+        self.redis.publish("t", "x")
+        self.check(3, {"t": 3, "u": 3})
+
+    def test_lagging(self) -> None:
+        """It does not move while a topic lacks something, and does so once all have caught up."""
+        node = self.start()
+        for topic in "tu":
+            node.listen(topic)
+            self.redis.publish(topic, "x")
+        self.redis.silent = True
+        self.redis.publish("t", "missed")
+        self.redis.silent, self.redis.late = False, True
+        self.redis.publish("t", "shows it")
+        self.redis.publish("u", "x")
+        self.check(2, {"t": 5})
+        self.redis.answer()
+        self.check(5, {"t": 5})
+
+    def test_reconnected(self) -> None:
+        """Nor does it while topics are read again after a lost connection."""
+        node = self.start()
+        for topic in "tu":
+            node.listen(topic)
+            self.redis.publish(topic, "x")
+        self.redis.lose()
+        self.redis.publish("t", "missed")
+        self.redis.late = True
+        self.reconnect()
+        # The session, and the subscriptions to both channels.
+        for _ in range(3):
+            self.redis.waiting[0][0].callback(self.redis.waiting.popleft()[1])
+        self.redis.publish("u", "x")
+        self.check(2, {"t": 4})
+        self.redis.answer()
+        self.check(4, {"t": 4})
+
+    def test_unfollowed(self) -> None:
+        """A topic without subscribers does not matter, whatever it lacks."""
+        node = self.start()
+        subscribers = [node.listen(topic) for topic in "tu"]
+        self.redis.silent = True
+        self.redis.publish("t", "missed")
+        self.redis.silent, self.redis.late = False, True
+        self.redis.publish("t", "shows it")
+        self.redis.publish("u", "x")
+        self.check(0, {})
+        assert subscribers[0].subscription is not None
+        subscribers[0].subscription.cancel()
+        self.check(3, {})
+        self.redis.answer()
+
+    def test_touched(self) -> None:
+        """A topic whose last message was lost lags from the time that this is known."""
+        node = self.start()
+        node.listen("t")
+        self.redis.silent = True
+        self.redis.publish("t", "missed")
+        self.redis.silent = False
+        self.redis.late = True
+        self.clock.advance(200)
+        # The answer to the comparison; then the history is read.
+        self.redis.waiting[0][0].callback(self.redis.waiting.popleft()[1])
+        (followed,) = self.broker._sync
+        self.assertTrue(followed.lags)
+        self.redis.answer()
+        self.assertFalse(followed.lags)
+
+    def test_new_generation(self) -> None:
+        """When the generation changes, numbers may begin anew."""
+        node = self.start()
+        node.listen("t")
+        self.redis.publish("t", "x")
+        self.check(1, {"t": 1})
+        self.broker._commands.generation = "former"
+        self.redis.lose()
+        self.reconnect()
+        self.check(0, {})
+        self.assertEqual(self.broker.generation, GENERATION)
+
+    def test_unknown_generation(self) -> None:
+        """Until the generation is known, cursors have none, and are not recovered."""
+        self.redis.settling = RedisError("ERR")
+        self.start()
+        self.assertEqual(self.broker.generation, UNKNOWN)
+        self.publish("t")
+        cursor = Cursor(self.broker.generation, 1)
+        self.assertEqual(self.successResultOf(self.broker.locate(["t"], cursor)), [None])
