@@ -330,12 +330,13 @@ export function callSafely(callback, argument) {
 }
 
 /**
- * Return the data of a publication.
+ * Return a publication as the page gets it.
  *
- * @param {{data: unknown, base64: ?string}} message
- * @returns {unknown} A `Uint8Array` if bytes were published.
+ * @param {object} message A publication as the server sends it.
+ * @returns {object} With `data` in place of `base64`: a `Uint8Array` if bytes were published.
  */
-export function decode({ data, base64 }) {
-  if (base64 === undefined) return data;
-  return Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
+export function publicationOf({ base64, ...publication }) {
+  if (base64 === undefined) return publication;
+  const data = Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
+  return { ...publication, data };
 }

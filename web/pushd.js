@@ -4,7 +4,7 @@
  * @module pushd
  */
 
-import { callSafely, decode, keepOpen } from "./connection.js";
+import { callSafely, keepOpen, publicationOf } from "./connection.js";
 import { check, withQuery } from "./requests.js";
 import { TRANSPORTS } from "./transports.js";
 
@@ -20,8 +20,10 @@ export { webSocketURL } from "./transports.js";
  * blocked, the next one is used, and from time to time the better ones are tried again.
  *
  * @param {string | URL} url The topic's address, such as `/topics/news`.
- * @param {(publication: {id: string, data: string | Uint8Array}) => void} onPublication Called once
- *   for each publication, in order. `data` is a `Uint8Array` if bytes were published.
+ * @param {(publication: {id: string, data: unknown, event?: string, conflated?: number}) => void}
+ *   onPublication Called once for each publication, in order. `data` is text, or a `Uint8Array` if
+ *   bytes were published; `event` is the name of its event, if it has one; `conflated` is the number
+ *   of publications that it replaces in a topic of which only the latest value counts.
  * @param {object} [options]
  * @param {Array<"websocket" | "sse" | "longpoll">} [options.transports] The transports to try, the
  *   preferred one first; by default all three, in this order.
@@ -30,6 +32,7 @@ export { webSocketURL } from "./transports.js";
  *   10 s, it is called again later.
  * @param {?string} [options.after] The id of the last publication that the page has: the first
  *   connection resumes after it.
+ * @param {"json"} [options.format] Has what was published as JSON arrive as a value, not as text.
  * @param {number} [options.heartbeat] Seconds from one heartbeat of the server to the next, from 1
  *   to 25; 25 by default. With 0 there are none, and dead connections are noticed late.
  * @param {(state: State) => void} [options.onState] Called at each change of the state, which is
@@ -47,14 +50,15 @@ export { webSocketURL } from "./transports.js";
  * @throws {TypeError} If `transports` is empty or has an unknown name.
  */
 export function subscribe(url, onPublication, options = {}) {
-  const { after = null, onState = () => {} } = options;
+  const { after = null, format = null, onState = () => {} } = options;
   const topic = new URL(url, document.baseURI);
   // The last id, and the one that the current connection has resumed after.
   let [id, resumeId] = [after || null, null];
 
   function open(transport, request, handlers) {
+    const position = request.isTrial ? null : id;
     if (!request.isTrial) resumeId = id;
-    return TRANSPORTS[transport]({ ...request, url: topic, after: request.isTrial ? null : id }, handlers);
+    return TRANSPORTS[transport]({ ...request, url: topic, after: position, format }, handlers);
   }
   function onOpen({ id: first, recovered }) {
     // Without an id to resume after, nothing can be lost.
@@ -64,7 +68,7 @@ export function subscribe(url, onPublication, options = {}) {
   }
   function onMessage(message) {
     id = message.id;
-    callSafely(onPublication, { id, data: decode(message) });
+    callSafely(onPublication, publicationOf(message));
   }
   const connection = keepOpen(options, {
     open,

@@ -4,7 +4,7 @@
  * @module topic
  */
 
-import { callSafely, decode } from "./connection.js";
+import { callSafely, publicationOf } from "./connection.js";
 import { Presence } from "./presence.js";
 
 const SUBSCRIBING = { state: "subscribing" };
@@ -131,11 +131,9 @@ export class Topic {
   }
 
   /** Deliver a publication. */
-  published({ id, event, conflated, data, base64 }) {
-    this.id = id;
-    const publication = { topic: this.name, id, data: decode({ data, base64 }) };
-    if (event !== undefined) publication.event = event;
-    if (conflated !== undefined) publication.conflated = conflated;
+  published(message) {
+    this.id = message.id;
+    const publication = publicationOf(message);
     for (const { onPublication } of [...this._listeners]) callSafely(onPublication, publication);
   }
 

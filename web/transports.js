@@ -35,8 +35,8 @@ export function webSocketURL(path, base = document.baseURI) {
 
 /**
  * The transports by name. Each is a function that opens a connection: `(request, handlers)` returns
- * a function that closes it. The request is `{ url, after, token, tokenSource, heartbeat }`; the
- * last one is the interval of heartbeats in seconds, or 0 for none. The handlers are `onOpen`,
+ * a function that closes it. The request is `{ url, after, format, token, tokenSource, heartbeat
+ * }`; the last one is the interval of heartbeats in seconds, or 0 for none. The handlers are `onOpen`,
  * `onMessage`, `onHeartbeat`, which gets the interval, and `onEnd`, which gets a `RequestError`, or
  * nothing if the reason is unknown.
  */
@@ -51,21 +51,20 @@ export const TRANSPORTS = {
   },
 
   sse(request, { onOpen, onMessage, onHeartbeat, onEnd }) {
-    const source = new EventSource(subscriptionURL(request));
+    // In an envelope, as an EventSource hears no event whose name it does not know.
+    const source = new EventSource(withQuery(subscriptionURL(request), { envelope: 1 }));
     const on = (type, listener) => source.addEventListener(type, listener);
     on("subscribed", ({ data }) => onOpen(JSON.parse(data)));
-    on("message", ({ lastEventId, data }) => onMessage({ id: lastEventId, data }));
-    on("json", ({ lastEventId, data }) => onMessage({ id: lastEventId, data: JSON.parse(data) }));
-    on("base64", ({ lastEventId, data }) => onMessage({ id: lastEventId, base64: data }));
+    on("message", ({ data }) => onMessage(JSON.parse(data)));
     on("heartbeat", ({ data }) => onHeartbeat(data));
     // Left alone it would reconnect, but at its own pace and with the old query.
     on("error", () => onEnd());
     return () => source.close();
   },
 
-  longpoll({ url, after, token, tokenSource }, { onOpen, onMessage, onEnd }) {
+  longpoll({ url, after, format, token, tokenSource }, { onOpen, onMessage, onEnd }) {
     const ask = (wait, signal, token) => {
-      return poll(withQuery(url, { after, wait }), wait, signal, token);
+      return poll(withQuery(url, { after, format, wait }), wait, signal, token);
     };
     return pollForever(ask, { token, tokenSource }, onEnd, (answer, isFirst) => {
       const { id, recovered, publications } = answer;
@@ -148,6 +147,6 @@ export function pollForever(ask, { token, tokenSource }, onEnd, onAnswer) {
   return () => request.abort();
 }
 
-function subscriptionURL({ url, after, token, heartbeat }) {
-  return withQuery(url, { after, token, heartbeat: heartbeat || null });
+function subscriptionURL({ url, after, format, token, heartbeat }) {
+  return withQuery(url, { after, format, token, heartbeat: heartbeat || null });
 }

@@ -43,7 +43,16 @@ _WAIT = 25.0
 _MAX_WAIT = 60.0
 
 # Query parameters of a subscriber.
-_PARAMETERS = ("after", "wait", "token", "heartbeat", "format", "presence", "client")
+_PARAMETERS = (
+    "after",
+    "wait",
+    "token",
+    "heartbeat",
+    "format",
+    "envelope",
+    "presence",
+    "client",
+)
 
 # Request headers that a page of an allowed origin may set.
 _PAGE_HEADERS = (
@@ -90,6 +99,8 @@ class _Query:
     heartbeat: int | None
     #: Whether what was published as JSON is sent as a value.
     format_json: bool
+    #: Whether the events of a stream have no names: the data of each says all.
+    envelope: bool
     #: Whether it asks who is present: ``1``, or the version that a poll has; None if it does not.
     presence: str | None
     #: How the client names its connection.
@@ -233,6 +244,7 @@ class TopicResource(Resource):
                 max_buffered,
                 query.heartbeat,
                 format_json=query.format_json,
+                envelope=query.envelope,
             )
             self._subscribe(request, stream, query, identity)
             if query.presence is not None:
@@ -364,12 +376,16 @@ def _read_query(request: Any, topic: str, *, is_poll: bool) -> _Query:
     format = _argument(request, b"format")
     if format not in (None, "json"):
         raise BadRequest("format must be json", "format")
+    envelope = _argument(request, b"envelope")
+    if envelope not in (None, "1"):
+        raise BadRequest("envelope must be 1", "envelope")
     return _Query(
         topic,
         after,
         wait=_read_wait(_argument(request, b"wait")),
         heartbeat=read_heartbeat(_argument(request, b"heartbeat")),
         format_json=format == "json",
+        envelope=envelope is not None,
         presence=read_presence(request, is_poll=is_poll),
         client=read_client(request),
     )

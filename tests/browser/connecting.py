@@ -6,7 +6,7 @@ from typing import Any
 
 from playwright.sync_api import Page
 
-# Makes a connection in the page: `connection`, and the states of it in `states`. `follow` subscribes
+# Makes a connection in the page: `connection`, its states in `states`. `follow` subscribes
 # to a topic; `heard`, `opened` and `noticed` hold each topic's publications, states and presence.
 _CONNECT = """
 async (options) => {
@@ -53,9 +53,7 @@ def wait_for_topic(page: Page, key: str, state: str = "open") -> Any:
 
 def wait_for_data(page: Page, key: str, expected: list[Any]) -> None:
     """Wait for N publications of a topic, and check that they are the expected ones."""
-    page.wait_for_function(
-        "([key, count]) => heard[key].length >= count", arg=[key, len(expected)]
-    )
+    page.wait_for_function("([key, count]) => heard[key].length >= count", arg=[key, len(expected)])
     assert page.evaluate("(key) => heard[key].map(({ data }) => data)", key) == expected
 
 

@@ -10,13 +10,12 @@ from playwright.sync_api import Page
 
 from tests.browser.connecting import (
     connect,
-    connection_states,
     follow,
     wait_for_data,
     wait_for_topic,
 )
 from tests.browser.subscribing import TRANSPORTS, Publisher
-from tests.browser.tcp_proxy import EVENT_STREAM, WEBSOCKET, TcpProxy
+from tests.browser.tcp_proxy import TcpProxy
 from tests.support.daemon_process import DaemonProcess
 
 
