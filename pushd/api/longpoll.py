@@ -25,8 +25,8 @@ _ENOUGH = 1 << 20
 # Seconds for which changes of presence are collected before a poll is answered because of them.
 _PRESENCE_PACE = 0.5
 
-# Seconds that reading the history may take, in addition to the time that the poll waits.
-_READ_TIMEOUT = 5.0
+#: Seconds that reading the history may take, in addition to the time that the poll waits.
+READ_TIMEOUT = 5.0
 
 
 class LongPoll:
@@ -86,7 +86,7 @@ class LongPoll:
             return  # It is answered, as the subscription has ended already.
         self._subscription = subscription
         if self._call is None:
-            self._answer_in(self._wait + _READ_TIMEOUT)
+            self._answer_in(self._wait + READ_TIMEOUT)
 
     # What the subscription calls
 
@@ -105,8 +105,7 @@ class LongPoll:
         self._last = batch.last
         self._bytes += len(written)
         self._count += batch.count
-        if self._turn is None:
-            self._turn = self._turns.wait("", self._answer_in_turn)
+        self._take_turn()
 
     def has_room(self) -> bool:
         """Return whether the response may take more."""
@@ -149,7 +148,7 @@ class LongPoll:
     def end_waiting(self) -> None:
         """Answer with what there is: the client has closed its side, and may be gone."""
         self._wait = 0
-        self._answer_in(_READ_TIMEOUT if self._id is None else 0)
+        self._answer_in(READ_TIMEOUT if self._id is None else 0)
 
     def forget(self) -> None:
         """Cancel everything: the client has its response, or has disconnected."""
@@ -193,6 +192,10 @@ class LongPoll:
         else:
             self._is_due = True
 
+    def _take_turn(self) -> None:
+        if self._turn is None:
+            self._turn = self._turns.wait("", self._answer_in_turn)
+
     def _answer_in_turn(self) -> None:
         began = self._clock.seconds()
         self._answer_when_ready()
@@ -208,7 +211,7 @@ class LongPoll:
 
     def _make_response(self, presence: dict[str, Any] | None) -> Response:
         if self._id is None:
-            retry = {"Retry-After": f"{_READ_TIMEOUT:g}"}
+            retry = {"Retry-After": f"{READ_TIMEOUT:g}"}
             return json_refusal(503, "topic temporarily unavailable", "topic", retry)
         value = {"id": str(self._last or self._id), "recovered": self._recovered}
         if presence is not None:

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from twisted.web.resource import Resource
+from twisted.internet.defer import Deferred, FirstError, gatherResults
+from twisted.python.failure import Failure
 from twisted.web.server import NOT_DONE_YET
 
-from pushd.access.authorization import challenge, read_token
-from pushd.access.closing import GOING_AWAY
 from pushd.access.tokens import Identity
 from pushd.api.keep_alives import read_heartbeat
-from pushd.api.multi_websocket import MultiTopicView
-from pushd.api.resource import allowed_methods, refuse, require_known
-from pushd.api.topics import PAGE_HEADERS, TopicDependencies
-from pushd.errors import BadRequest, Denied
-from pushd.protocols.http.response import Response, json_refusal, write_response
+from pushd.api.many_http import ManyEventStream, ManyLongPoll
+from pushd.api.positions import Position, locate, read_position
+from pushd.api.presence import PresencePoll, read_client, read_presence
+from pushd.api.resource import allowed_methods, require_known
+from pushd.api.topic_access import Caller
+from pushd.api.topics import (
+    PAGE_HEADERS,
+    TopicDependencies,
+    TopicResource,
+    read_argument,
+    read_format,
+    read_last_id,
+    read_switch,
+    read_wait,
+)
+from pushd.errors import BadRequest
+from pushd.protocols.http.response import Response, write_response
+from pushd.topics.attendance import Participant
+from pushd.topics.cursor import Cursor, CursorTracker
 from pushd.topics.publication import Id, check_topic
 from pushd.views.decorators import Handshakes
 from pushd.views.resource import ViewResource
@@ -26,9 +40,11 @@ from pushd.views.routes import Match
 PATH = "/topics"
 
 # Query parameters of a subscriber.
-_PARAMETERS = ("topic", "token", "heartbeat")
+_PARAMETERS = (
+    *("topic", "after", "wait", "token", "heartbeat", "format", "envelope", "presence", "client"),
+)
 
-# Before the id of a topic in the query; no topic has one.
+# Before the position of a topic in the query; no topic has one.
 _AT = "@"
 
 
@@ -36,66 +52,202 @@ _AT = "@"
 class _Query:
     """The topics and times that a subscriber asks for."""
 
-    #: Each with the id after which publications are sent.
-    topics: list[tuple[str, Id | None]]
+    #: Each with the position after which publications are sent; None for what comes next.
+    topics: Mapping[str, Position | None]
+    #: How long a poll waits for publications, in seconds.
+    wait: float
     #: Seconds from one heartbeat to the next; None for no heartbeats.
     heartbeat: int | None
+    #: Whether what was published as JSON is sent as a value, and whether events have no names.
+    format_json: bool
+    envelope: bool
+    #: Whether it asks who is present: ``1``, or the version that a poll has; None if it does not.
+    presence: str | None
+    #: How the client names its connection.
+    client: str | None
 
 
-class MultiTopicResource(Resource):
-    """The topics that the query names, as ``topic=NAME`` or ``topic=NAME@ID``."""
-
-    isLeaf = True
+class ManyTopicsResource(TopicResource):
+    """The topics that the query names, as ``topic=NAME`` or ``topic=NAME@POSITION``."""
 
     def __init__(self, dependencies: TopicDependencies) -> None:
-        super().__init__()
-        self._dependencies = dependencies
-        self._authorizer = dependencies.views.authorizer
-        self._connections = dependencies.state.connections
+        super().__init__(dependencies, "")
 
     def render(self, request: Any) -> int:
         """Answer, or refuse the request."""
-        if self._connections.closing is not None:
-            request.site.count_refusal(503)
-            request.why_refused = GOING_AWAY.reason
-            retry = {"Retry-After": "1"}
-            write_response(request, json_refusal(503, GOING_AWAY.reason, None, retry))
+        if self._refuses_all(request):
             return NOT_DONE_YET
         if request.method == b"OPTIONS":
             is_preflight = request.header(b"access-control-request-method")
-            headers = _PREFLIGHT if is_preflight else _ALLOW
-            write_response(request, Response(204, headers))
+            write_response(request, Response(204, _PREFLIGHT if is_preflight else _ALLOW))
             return NOT_DONE_YET
         try:
-            return self._answer(request)
+            query = self._read_query(request)
         except BadRequest as error:
-            request.why_refused = error.line
-            write_response(request, refuse(error))
-        except Denied as denied:
-            request.site.count_refusal(denied.status)
-            request.why_refused = denied.line
-            headers = challenge(denied)
-            write_response(request, json_refusal(denied.status, denied.reason, "token", headers))
+            self._refuse(error, request)
+            return NOT_DONE_YET
+        caller = self._access.identify(request)
+        asked = self._authorize_all(caller, query)
+        if not asked.called or asked.paused:
+            request.end_waiting = self._half_closed
+            request.notifyFinish().addErrback(lambda _: asked.cancel())
+        asked.addCallback(lambda identities: self._answer_all(request, query, caller, identities))
+        asked.addErrback(self._failed, request)
         return NOT_DONE_YET
 
-    def _answer(self, request: Any) -> int:
-        """Subscribe by the transport that the request is for."""
-        token = read_token(request) if self._authorizer.keys else None
-        identity = self._authorizer.identify(token)
-        query = _read_query(request, self._dependencies.state.limits.max_topics)
-        for topic, _ in query.topics:
-            self._authorizer.authorize_subscribe(token, topic)
-        if any(after is not None for _, after in query.topics):
+    def _read_query(self, request: Any) -> _Query:
+        """Read what a subscriber asks for. Raises BadRequest."""
+        require_known(request, *_PARAMETERS)
+        is_poll = not (request.wants_websocket or _is_stream(request))
+        where, given = read_last_id(request)
+        # A browser that reconnects by itself repeats the URL: what it has heard last counts.
+        after, wins = _read_position(given, where) if given else None, where == "Last-Event-ID"
+        topics: dict[str, Position | None] = {}
+        for text in request.args.get(b"topic", ()):
+            name, at, position = text.decode(errors="replace").partition(_AT)
+            try:
+                check_topic(name)
+            except ValueError as error:
+                raise BadRequest(error, "topic") from None
+            if name in topics:
+                raise BadRequest(f"{name} is given twice", "topic")
+            own = _read_position(position, "topic") if at else None
+            topics[name] = after if own is None or (wins and after is not None) else own
+        if isinstance(after, Id) and len(topics) > 1:
+            raise BadRequest("an id belongs to one topic: write topic=NAME@ID", where)
+        most = self._dependencies.state.limits.max_topics
+        if len(topics) > most:
+            line = f"a connection may have {most} topics at most (--max-topics); got {len(topics)}"
+            raise BadRequest(line, "topic")
+        if not topics and not request.wants_websocket:
+            raise BadRequest("name one or more topics, as in /topics?topic=a&topic=b", "topic")
+        return _Query(
+            topics,
+            wait=read_wait(request),
+            heartbeat=read_heartbeat(read_argument(request, b"heartbeat")),
+            format_json=read_format(request),
+            envelope=read_switch(request, "envelope"),
+            presence=read_presence(request, is_poll=is_poll),
+            client=read_client(request),
+        )
+
+    def _authorize_all(self, caller: Caller, query: _Query) -> Deferred[list[Identity | None]]:
+        """Return a Deferred of the identities for the topics; it fails as soon as one is denied."""
+        asked = [self._access.authorize(caller, "subscribe", topic) for topic in query.topics]
+        seen = self._with_presence(query)
+        asked += [self._access.authorize(caller, "presence", topic) for topic in seen]
+        gathered = gatherResults(asked, consumeErrors=True)
+        gathered.addErrback(_unpack)
+        return gathered.addCallback(lambda identities: identities[: len(query.topics)])
+
+    def _with_presence(self, query: _Query) -> list[str]:
+        """Return the topics whose presence is asked for: those that have it."""
+        if query.presence is None:
+            return []
+        return [topic for topic in query.topics if self._dependencies.state.attendances.has(topic)]
+
+    def _answer_all(
+        self, request: Any, query: _Query, caller: Caller, identities: list[Identity | None]
+    ) -> Deferred[None] | None:
+        """Subscribe by the transport that the request is for; the client may do so."""
+        if self._refuses_all(request):
+            return None
+        known = [identity for identity in identities if identity is not None]
+        # The connection ends with the first of its permissions.
+        first = min(known, key=lambda identity: identity.expires, default=caller.identity)
+        is_stream = _is_stream(request)
+        resumes = any(after is not None for after in query.topics.values())
+        # Polls resume, too, but each waits for the answer to the last.
+        if resumes and (request.wants_websocket or is_stream):
             request.site.policy.throttle.count(request.peer)
         if request.wants_websocket:
-            return self._run_view(request, query, identity)
-        raise BadRequest("WebSockets only", "method", 405, _ALLOW)
+            self._run_many(request, query, caller, dict(zip(query.topics, identities, strict=True)))
+            return None
+        if self._answers_head(request, is_stream=is_stream):
+            return None
+        located = self._locate(query.topics)
+        if not located.called:
+            request.end_waiting = self._half_closed
+            request.notifyFinish().addErrback(lambda _: located.cancel())
+        return located.addCallback(
+            lambda ids: self._subscribe_to_all(request, query, first, ids, is_stream=is_stream)
+        )
 
-    def _run_view(self, request: Any, query: _Query, identity: Identity | None) -> int:
+    def _run_many(
+        self,
+        request: Any,
+        query: _Query,
+        caller: Caller,
+        identities: Mapping[str, Identity | None],
+    ) -> None:
         """Subscribe over WebSocket."""
-        parameters = {"topics": query.topics, "heartbeat": query.heartbeat}
-        match = Match(self._dependencies.multi_view, parameters, Handshakes.REQUIRED)
-        return ViewResource(self._dependencies.views, match, PATH, identity).render(request)
+        parameters = {
+            "query": query.topics,
+            "identities": identities,
+            "caller": caller,
+            "heartbeat": query.heartbeat,
+            "format_json": query.format_json,
+            "presence": self._with_presence(query),
+            "client": query.client,
+        }
+        match = Match(self._dependencies.many_view, parameters, Handshakes.REQUIRED)
+        identity = caller.identity or next(filter(None, identities.values()), None)
+        ViewResource(self._dependencies.views, match, PATH, identity).render(request)
+
+    def _locate(self, topics: Mapping[str, Position | None]) -> Deferred[dict[str, Id | None]]:
+        """Return a Deferred of the ids after which the topics are resumed."""
+        return Deferred.fromCoroutine(locate(self._dependencies.state.broker, topics))
+
+    def _subscribe_to_all(
+        self,
+        request: Any,
+        query: _Query,
+        identity: Identity | None,
+        ids: Mapping[str, Id | None],
+        *,
+        is_stream: bool,
+    ) -> None:
+        """Subscribe over HTTP."""
+        state, clock = self._dependencies.state, self._dependencies.clock
+        cursors = [after for after in query.topics.values() if isinstance(after, Cursor)]
+        tracker = CursorTracker(state.hub, cursors[0] if cursors else None)
+        for topic, after in query.topics.items():
+            tracker.started(topic, after)
+        seen = self._with_presence(query)
+        subscriber: ManyEventStream | ManyLongPoll
+        if is_stream:
+            subscriber = stream = ManyEventStream(
+                request,
+                self._keep_alives(query.heartbeat),
+                state.limits.max_buffered,
+                query.heartbeat,
+                format_json=query.format_json,
+                envelope=query.envelope,
+            )
+        else:
+            presence = None
+            if seen and query.presence is not None:
+                presence = PresencePoll(self._presence, seen, query.presence)
+            turns = self._dependencies.turns
+            subscriber = ManyLongPoll(
+                request, clock, turns, query.wait, presence, format_json=query.format_json
+            )
+        participant = Participant(state.attendances, subscriber, identity, query.client)
+
+        def start() -> None:
+            connections = state.connections
+            connections.set_topics(subscriber, subscriber)
+            subscriber.start_all(state.hub, ids, tracker)
+
+        self._subscribe(
+            request,
+            subscriber,
+            identity,
+            join=lambda: [participant.join(topic) for topic in query.topics],
+            start=start,
+        )
+        if is_stream:
+            stream.tell_all_presence(self._presence, seen)
 
 
 _ALLOW = {"Allow": allowed_methods("GET")}
@@ -107,33 +259,18 @@ _PREFLIGHT = {
 }
 
 
-
-
-def _read_query(request: Any, most: int) -> _Query:
-    """Read what a subscriber asks for. Raises BadRequest.
-
-    :param most: the number of topics that a connection may have.
-    """
-    require_known(request, *_PARAMETERS)
-    topics: dict[str, Id | None] = {}
-    for given in request.args.get(b"topic", ()):
-        topic, after = _read_topic(given)
-        if topic in topics:
-            raise BadRequest(f"{topic} is given twice", "topic")
-        topics[topic] = after
-    if len(topics) > most:
-        raise BadRequest(f"a connection may have {most} topics at most", "topic")
-    return _Query(list(topics.items()), read_heartbeat(_argument(request, b"heartbeat")))
-
-
-def _read_topic(given: bytes) -> tuple[str, Id | None]:
-    topic, at, id = given.decode(errors="replace").partition(_AT)
+def _read_position(text: str, where: str) -> Position:
     try:
-        return check_topic(topic), Id.parse(id) if at else None
+        return read_position(text)
     except ValueError as error:
-        raise BadRequest(error, "topic") from None
+        raise BadRequest(error, where) from None
 
 
-def _argument(request: Any, name: bytes) -> str | None:
-    values = request.args.get(name)
-    return values[-1].decode("latin-1") if values else None
+def _is_stream(request: Any) -> bool:
+    return b"text/event-stream" in (request.getHeader(b"accept") or b"").lower()
+
+
+def _unpack(failure: Failure) -> Failure:
+    """Return the failure of the first that failed."""
+    error = failure.value
+    return error.subFailure if isinstance(error, FirstError) else failure

@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from math import floor
 from typing import Any
 
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
 from pushd.access.authorization import Authorizer
-from pushd.access.closing import RATE_EXCEEDED
-from pushd.access.connections import Connections
-from pushd.access.limits import Limits, TokenBucket
+from pushd.access.closing import RATE_EXCEEDED, TOKEN_EXPIRED, Closing
+from pushd.access.limits import TokenBucket
 from pushd.access.tokens import Identity
 from pushd.api.keep_alives import KeepAlives, WebSocketHeartbeat
+from pushd.api.positions import Position, locate, read_position
+from pushd.api.resource import DaemonState
+from pushd.api.topic_access import Caller, TopicAccess
 from pushd.errors import BadRequest, Denied
 from pushd.protocols.http.response import Response, json_refusal
 from pushd.protocols.json_format import is_encodable, to_json
 from pushd.protocols.websocket.socket import WebSocket
 from pushd.protocols.websocket.subscriber import V1
 from pushd.protocols.websocket.subscriptions import WebSocketSubscriptions
-from pushd.topics.hub import Hub
-from pushd.topics.publication import Id, check_topic
+from pushd.protocols.websocket.watcher import WebSocketWatcher
+from pushd.schedule.timeouts import TimerHeap
+from pushd.topics.attendance import Participant
+from pushd.topics.publication import check_topic
 from pushd.views.request import Request
+
+_log = Logger(namespace="pushd.api")
 
 # Rate and burst of fresh tokens: checking one takes longer than reading a message.
 _RATE = 1.0
@@ -33,30 +46,34 @@ _MAX_LENGTH = 1 << 14
 _MAX_ECHO = 255
 
 # What a client can ask for, and the further members that each message may have.
-_MESSAGES = {"subscribe": ("after", "format"), "unsubscribe": (), "token": ()}
+_MESSAGES = {"subscribe": ("after", "format", "presence"), "unsubscribe": (), "token": ()}
 
 
-class MultiTopicView:
+class ManyTopicsView:
     """Sends the publications of any number of topics, which the client chooses by messages.
 
     It requires ``pushd.v1``. ``{"subscribe": topic}`` is answered with the ``subscribed`` of that
     topic, ``{"unsubscribe": topic}`` with ``unsubscribed``, and a mistake with ``error``, the topic
-    and ``where``. Tokens and heartbeats are as for a single topic.
+    and ``where``. A topic whose permission ends is ``unsubscribed``, with the reason. Tokens and
+    heartbeats are as for a single topic.
     """
 
     def __init__(
         self,
+        state: DaemonState,
         authorizer: Authorizer,
-        connections: Connections,
+        access: TopicAccess,
         keep_alives: KeepAlives,
-        limits: Limits,
-        hub: Hub,
+        clock: IReactorTime,
     ) -> None:
+        self.state = state
         self.authorizer = authorizer
-        self.connections = connections
-        self.limits = limits
+        self.access = access
         self._keep_alives = keep_alives
-        self._hub = hub
+        #: When the permissions for single topics end.
+        self.expiries: TimerHeap[_Topic] = TimerHeap(
+            clock, now=authorizer.now, expired=lambda topic: topic.expire()
+        )
 
     async def __call__(self, request: Request) -> Response | None:
         """Serve one client."""
@@ -66,11 +83,10 @@ class MultiTopicView:
             return json_refusal(400, error, "Sec-WebSocket-Protocol")
         websocket: WebSocket = request.websocket
         websocket.accept(V1)
-        interval, topics = request.parameters["heartbeat"], request.parameters["topics"]
-        subscriptions = WebSocketSubscriptions(websocket, self._hub)
-        websocket.attach(subscriptions)
+        parameters = request.parameters
+        interval = parameters["heartbeat"]
         bucket = TokenBucket(rate=_RATE, burst=_BURST, now=request.clock.seconds)
-        client = _Client(self, websocket, subscriptions, request.identity, bucket)
+        client = _Client(self, websocket, parameters["caller"], parameters["client"], bucket)
         # The connection may last for days; the request holds more memory than everything else.
         del request
         heartbeat = None
@@ -78,128 +94,263 @@ class MultiTopicView:
             heartbeat = WebSocketHeartbeat(websocket, self._keep_alives, interval)
             heartbeat.keep_alive()
         try:
-            client.start(topics)
-            del topics
+            client.start(parameters)
+            del parameters
             async for message in websocket:
                 client.receive(message)
         finally:
+            client.stop()
             if heartbeat is not None:
                 heartbeat.stop()
         return None
 
 
+class _Topic:
+    """A topic of a connection: asked for, then subscribed to.
+
+    :param end: ends the subscription, and tells the client why.
+    """
+
+    __slots__ = ("_end", "asked", "identity", "name", "watcher")
+
+    def __init__(self, name: str, end: Callable[[str, Closing], object]) -> None:
+        self.name = name
+        self._end = end
+        #: What is being found out before the subscription begins, or about a fresh token.
+        self.asked: Deferred[None] | None = None
+        #: With which identity the client subscribes; None if it has none.
+        self.identity: Identity | None = None
+        #: Tells who is present, if the client asks for that.
+        self.watcher: WebSocketWatcher | None = None
+
+    def expire(self) -> None:
+        """End the subscription, as the permission for it has ended."""
+        assert self.identity is not None
+        self._end(self.name, self.identity.closing)
+
+
 class _Client:
     """One connection, and what its client may do.
 
-    :param identity: the identity in the client's token; None without a token.
+    :param caller: the client as its request identifies it, or its last token.
+    :param name: how the client names its connection.
     :param bucket: limits the rate of fresh tokens.
     """
 
-    __slots__ = ("_bucket", "_identity", "_subscriptions", "_view", "_websocket")
-
     def __init__(
         self,
-        view: MultiTopicView,
+        view: ManyTopicsView,
         websocket: WebSocket,
-        subscriptions: WebSocketSubscriptions,
-        identity: Identity | None,
+        caller: Caller,
+        name: str | None,
         bucket: TokenBucket,
     ) -> None:
         self._view = view
         self._websocket = websocket
-        self._subscriptions = subscriptions
-        self._identity = identity
+        self._caller = caller
+        self._name = name
         self._bucket = bucket
-        view.connections.set_topics(websocket, subscriptions)
+        self._subscriptions = WebSocketSubscriptions(websocket, view.state.hub)
+        # All topics, those that are asked for among them.
+        self._topics: dict[str, _Topic] = {}
+        websocket.attach(self._subscriptions, self.end_subscriptions)
+        view.state.connections.set_topics(websocket, self._topics)
 
-    def start(self, topics: list[tuple[str, Id | None]]) -> None:
-        """Subscribe to the topics of the request, which have been checked."""
-        if self._identity is not None:
-            self._say_expiry(self._view.authorizer.end_of_connection(self._identity))
-        for topic, after in topics:
-            if self._websocket.is_closed():
-                return
-            self._subscriptions.subscribe(topic, after)
+    def start(self, parameters: Mapping[str, Any]) -> None:
+        """Subscribe to the topics of the request, which the client may do."""
+        self._tell_expiry()
+        for name, after in parameters["query"].items():
+            topic = self._topics[name] = _Topic(name, self._end)
+            identity = parameters["identities"][name]
+            members = {"format_json": parameters["format_json"]}
+            watches = name in parameters["presence"]
+            self._ask(topic, self._begin(topic, after, identity, watches=watches, **members))
 
     def receive(self, message: str | bytes) -> None:
         """Do what a message asks for, or answer with an error."""
-        topic = None
+        name = None
         try:
             kind, members = _read_message(message)
-            if kind == "token":
-                self._renew(members["token"])
-                return
-            topic = members[kind]
-            if kind == "subscribe":
-                self._subscribe(topic, members)
+            name = None if kind == "token" else members[kind]
+            _require_known(kind, members)
+            if name is None:
+                self._renew(members["token"].strip())
+            elif kind == "subscribe":
+                self._subscribe(name, members)
             else:
-                self._unsubscribe(topic)
-        except BadRequest as error:
-            self._refuse(error.reason, topic, error.where)
-        except Denied as denied:
-            self._refuse(denied.reason, topic, "token")
+                self._unsubscribe(name)
+        except (BadRequest, Denied) as refused:
+            self._refuse(refused, name)
 
-    def _subscribe(self, topic: str, members: dict[str, Any]) -> None:
+    def stop(self) -> None:
+        """Forget all topics: the conversation is over."""
+        while self._topics:
+            self._forget(next(iter(self._topics)))
+
+    def end_subscriptions(self, matches: Callable[[str], bool], closing: Closing) -> int:
+        """End the subscriptions to topics that match, as a permission was revoked."""
+        ended = [name for name in self._topics if matches(name)]
+        for name in ended:
+            self._end(name, closing)
+        return len(ended)
+
+    # What messages ask for
+
+    def _subscribe(self, name: str, members: dict[str, Any]) -> None:
         try:
-            check_topic(topic)
+            check_topic(name)
         except ValueError as error:
             raise BadRequest(error, "subscribe") from None
-        after, as_json = _read_after(members), _read_format(members)
-        if topic in self._subscriptions:
+        after, watches = _read_after(members), members.get("presence", False)
+        if members.get("format", "json") != "json":
+            raise BadRequest("format must be json", "format")
+        if not isinstance(watches, bool):
+            raise BadRequest("presence must be true or false", "presence")
+        if name in self._topics:
             raise BadRequest("this connection is subscribed to the topic already", "subscribe")
-        most = self._view.limits.max_topics
-        if len(self._subscriptions) >= most:
-            raise BadRequest(f"a connection may have {most} topics at most", "subscribe")
-        self._authorize(topic)
-        self._subscriptions.subscribe(topic, after, as_json=as_json)
+        most = self._view.state.limits.max_topics
+        if len(self._topics) >= most:
+            line = f"a connection may have {most} topics at most (--max-topics)"
+            raise BadRequest(line, "subscribe")
+        if watches and not self._view.state.attendances.has(name):
+            raise BadRequest("topic has no presence: its rule must say presence = true", "presence")
+        topic = self._topics[name] = _Topic(name, self._end)
+        asked = self._authorize_and_begin(
+            topic, after, watches=watches, format_json="format" in members
+        )
+        self._ask(topic, asked)
 
-    def _authorize(self, topic: str) -> None:
-        """Raise Denied if the client may not subscribe to a topic."""
-        if not self._view.authorizer.keys:
-            return
-        if self._identity is None:
-            raise Denied(401, "a token is required")
-        if not self._identity.may_subscribe(topic):
-            reason = f"token does not permit subscribing to {topic}"
-            raise Denied(403, reason, "insufficient_scope")
-
-    def _unsubscribe(self, topic: str) -> None:
-        if topic not in self._subscriptions:
+    def _unsubscribe(self, name: str) -> None:
+        if name not in self._topics:
             raise BadRequest("this connection is not subscribed to the topic", "unsubscribe")
-        self._subscriptions.unsubscribe(topic)
-        self._send({"unsubscribed": topic})
+        self._forget(name)
+        self._send({"unsubscribed": name})
 
     def _renew(self, token: str) -> None:
         """Replace the connection's token by a fresh one, and end what that does not permit."""
         if not self._bucket.take():
             self._websocket.close_with(RATE_EXCEEDED)
             return
-        authorizer = self._view.authorizer
-        fresh = authorizer.identify(token.strip())
-        if fresh is None or self._identity is None:
-            raise Denied(
-                403, "this connection was opened without a token; a token cannot be added"
-            )
-        if fresh.subject != self._identity.subject:
-            raise Denied(403, "the fresh token is for another subject")
-        self._identity = fresh
-        ends = authorizer.end_of_connection(fresh)
-        self._view.connections.close_at(self._websocket, ends)
-        self._say_expiry(ends)
-        for topic in self._subscriptions:
-            try:
-                self._authorize(topic)
-            except Denied as denied:
-                self._subscriptions.unsubscribe(topic)
-                self._send({"unsubscribed": topic, "reason": denied.reason})
+        self._caller = self._view.access.renew(self._caller, token)
+        self._tell_expiry()
+        for topic in tuple(self._topics.values()):
+            if topic.asked is None:
+                self._ask(topic, self._authorize_again(topic))
 
-    def _say_expiry(self, ends: float) -> None:
+    # What takes time
+
+    def _ask(self, topic: _Topic, asking: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine for a topic; if it is refused, the topic is ended with an error."""
+
+        def done(result: object) -> None:
+            topic.asked = None
+            if isinstance(result, Failure) and self._topics.get(topic.name) is topic:
+                self._forget(topic.name)
+                self._failed(result, topic.name)
+
+        asked = Deferred.fromCoroutine(asking)
+        topic.asked = asked
+        asked.addBoth(done)
+
+    async def _authorize_and_begin(
+        self, topic: _Topic, after: Position | None, *, watches: bool, format_json: bool
+    ) -> None:
+        identity = await self._view.access.authorize(self._caller, "subscribe", topic.name)
+        if watches:
+            await self._view.access.authorize(self._caller, "presence", topic.name)
+        await self._begin(topic, after, identity, watches=watches, format_json=format_json)
+
+    async def _begin(
+        self,
+        topic: _Topic,
+        after: Position | None,
+        identity: Identity | None,
+        *,
+        watches: bool,
+        format_json: bool,
+    ) -> None:
+        """Subscribe to a topic, which the client may do."""
+        ids = await locate(self._view.state.broker, {topic.name: after})
+        if self._websocket.is_closed():
+            return
+        self._permit(topic, identity)
+        attendances = self._view.state.attendances
+        subscriber = self._subscriptions.subscribe(
+            topic.name, ids[topic.name], format_json=format_json
+        )
+        if topic.name not in self._topics or self._websocket.is_closed():
+            return  # What was sent has ended the connection.
+        participant = Participant(attendances, self._websocket, identity, self._name)
+        subscriber.attend(participant.join(topic.name))
+        if watches:
+            topic.watcher = WebSocketWatcher(self._websocket)
+            topic.watcher.start(attendances.presence, topic.name)
+
+    async def _authorize_again(self, topic: _Topic) -> None:
+        """Ask whether the client may still subscribe to a topic with its fresh token."""
+        try:
+            identity = await self._view.access.authorize(self._caller, "subscribe", topic.name)
+        except (Denied, BadRequest) as refused:
+            self._end_with(topic.name, refused.reason)
+        else:
+            self._permit(topic, identity)
+
+    def _permit(self, topic: _Topic, identity: Identity | None) -> None:
+        """Let a subscription last as long as the permission for it."""
+        topic.identity = identity
+        connection = self._view.state.connections.find(self._websocket)
+        if connection is not None and identity is not None and connection.subject is None:
+            connection.subject = identity.subject or None
+        if identity is not None and identity.closing is not TOKEN_EXPIRED:
+            self._view.expiries.start(topic, self._view.authorizer.end_of_connection(identity))
+        else:  # It ends with the connection.
+            self._view.expiries.stop(topic)
+
+    def _end(self, name: str, closing: Closing) -> None:
+        self._end_with(name, closing.reason)
+
+    def _end_with(self, name: str, reason: str) -> None:
+        """End a subscription, and tell the client why."""
+        if self._topics.get(name) is not None:
+            self._forget(name)
+            self._send({"unsubscribed": name, "reason": reason})
+
+    def _forget(self, name: str) -> None:
+        topic = self._topics.pop(name)
+        self._view.expiries.stop(topic)
+        self._subscriptions.unsubscribe(name)
+        asked, topic.asked = topic.asked, None
+        watcher, topic.watcher = topic.watcher, None
+        if watcher is not None:
+            watcher.stop()
+        if asked is not None:
+            asked.cancel()
+
+    def _failed(self, failure: Failure, name: str) -> None:
+        if isinstance(failure.value, BadRequest | Denied):
+            self._refuse(failure.value, name)
+            return
+        _log.failure(
+            "failed to subscribe to {topic}",
+            failure=failure,
+            event="subscriber_failed",
+            topic=name,
+        )
+        self._refuse(BadRequest("internal error", "subscribe"), name)
+
+    def _tell_expiry(self) -> None:
+        """Close the connection when its token expires, and tell the client when that is."""
+        identity = self._caller.identity
+        if identity is None:
+            return
+        ends = self._view.authorizer.end_of_connection(identity)
+        self._view.state.connections.close_at(self._websocket, ends, identity.closing)
         self._send({"expires_in": floor(ends - self._view.authorizer.now())})
 
-    def _refuse(self, reason: str, topic: str | None, where: str) -> None:
-        value = {"error": reason, "topic": topic, "where": where}
-        if topic is None or not is_encodable(topic) or len(topic) > _MAX_ECHO:
-            del value["topic"]
+    def _refuse(self, refused: BadRequest | Denied, name: str | None) -> None:
+        value = {"error": refused.reason, "where": refused.where}
+        if name is not None and len(name) <= _MAX_ECHO and is_encodable(name):
+            value["topic"] = name
         self._send(value)
 
     def _send(self, value: dict[str, Any]) -> None:
@@ -211,10 +362,8 @@ def _read_message(message: str | bytes) -> tuple[str, dict[str, Any]]:
     """Return what a message asks for, and its members. Raises BadRequest."""
     members: Any = None
     if len(message) <= _MAX_LENGTH:
-        try:
+        with suppress(ValueError, RecursionError):
             members = json.loads(message)
-        except (ValueError, RecursionError):
-            pass
     if not isinstance(members, dict):
         rule = f"a message must be a JSON object of at most {_MAX_LENGTH} characters"
         raise BadRequest(rule, "message")
@@ -224,27 +373,25 @@ def _read_message(message: str | bytes) -> tuple[str, dict[str, Any]]:
     kind = kinds[0]
     if not isinstance(members[kind], str):
         raise BadRequest(f"{kind} must be a string", kind)
+    return kind, members
+
+
+def _require_known(kind: str, members: Mapping[str, Any]) -> None:
+    """Raise BadRequest for a member that such a message does not have."""
     for name in members:
         if name != kind and name not in _MESSAGES[kind]:
             known = ", ".join(_MESSAGES[kind]) or "no others"
             error = f"unknown member: beside {kind} a message may have {known}"
             raise BadRequest(error, ascii(name)[1:-1][:_MAX_ECHO])
-    return kind, members
 
 
-def _read_after(members: dict[str, Any]) -> Id | None:
+def _read_after(members: dict[str, Any]) -> Position | None:
     after = members.get("after")
     if after is None:
         return None
     if not isinstance(after, str):
         raise BadRequest("after must be a string", "after")
     try:
-        return Id.parse(after)
+        return read_position(after)
     except ValueError as error:
         raise BadRequest(error, "after") from None
-
-
-def _read_format(members: dict[str, Any]) -> bool:
-    if members.get("format", "json") != "json":
-        raise BadRequest("format must be json", "format")
-    return "format" in members

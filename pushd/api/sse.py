@@ -56,7 +56,9 @@ class EventStream:
     :param keep_alives: the time-outs of streams that are silent for as long as this one may be.
     :param max_buffered: bytes that may wait for a slow client.
     :param heartbeat: the interval of heartbeats, in seconds; None for comments.
-    :param format_json: whether the data of each event is the JSON of ``pushd.v1``.
+    :param format_json: whether the data of each event is the JSON of ``pushd.v1``, in which what
+        was published as JSON is a value.
+    :param envelope: whether publications are ``message`` events, their data that JSON.
     """
 
     transport = "sse"
@@ -69,13 +71,14 @@ class EventStream:
         heartbeat: int | None = None,
         *,
         format_json: bool = False,
+        envelope: bool = False,
     ) -> None:
         self._request = request
         self._keep_alives = keep_alives
         self._max_buffered = max_buffered
         self._heartbeat = b"" if heartbeat is None else heartbeat_event(heartbeat)
         self._topic = ""
-        self._form = json_event_for if format_json else event_for
+        self._form = _FORMS[envelope, format_json]
         self._subscription: Subscription | None = None
         self._watch: Watch | None = None
         self._paused = False
@@ -93,16 +96,20 @@ class EventStream:
 
     def start(self, hub: Hub, topic: str, after: Id | None) -> None:
         """Send the headers, and subscribe."""
-        for name, value in STREAM_HEADERS.items():
-            self._request.setHeader(name, value)
-        self._request.registerProducer(self, True)
-        self._keep_alives.start(self)
+        self._begin()
         self._topic = topic
         subscription = hub.subscribe(topic, self, after)
         if self._open:
             self._subscription = subscription
         else:
             subscription.cancel()
+
+    def _begin(self) -> None:
+        """Send the headers."""
+        for name, value in STREAM_HEADERS.items():
+            self._request.setHeader(name, value)
+        self._request.registerProducer(self, True)
+        self._keep_alives.start(self)
 
     def tell_presence(self, presence: Presence, topic: str) -> None:
         """Tell who is present at a topic from now on, unless the stream has ended."""
@@ -149,6 +156,11 @@ class EventStream:
 
     def direct_write(self) -> None:
         """Return None: chunked HTTP framing is written for each response by itself."""
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether the connection's buffer is full."""
+        return self._paused
 
     def subscription_lost(self) -> None:
         """End the response, so that the browser reconnects with its last id."""
@@ -303,6 +315,25 @@ def json_event_for(publication: Publication) -> bytes:
     """Return the event of a publication, its data the object that ``pushd.v1`` sends."""
     data = publication_json(publication, format_json=True)
     return _event(publication.event, publication.id, data)
+
+
+def envelope_for(publication: Publication) -> bytes:
+    """Return a ``message`` event, its data the object that ``pushd.v1`` sends, with any event."""
+    return _event(None, publication.id, publication_json(publication))
+
+
+def json_envelope_for(publication: Publication) -> bytes:
+    """Return the same, with what was published as JSON as a value."""
+    return _event(None, publication.id, publication_json(publication, format_json=True))
+
+
+# How publications are written: whether in an envelope, and whether JSON is a value.
+_FORMS = {
+    (False, False): event_for,
+    (False, True): json_event_for,
+    (True, False): envelope_for,
+    (True, True): json_envelope_for,
+}
 
 
 def _event(kind: str | None, id: Id, data: str) -> bytes:

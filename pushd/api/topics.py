@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -14,10 +15,11 @@ from twisted.web.server import NOT_DONE_YET
 
 from pushd.access.authorization import challenge, read_token
 from pushd.access.closing import GOING_AWAY
-from pushd.access.connections import log_closed, log_opened
+from pushd.access.connections import Connection, log_closed, log_opened
 from pushd.access.tokens import Identity
-from pushd.api.keep_alives import KEEP_ALIVE_INTERVAL, KeepAlives, read_heartbeat
+from pushd.api.keep_alives import KEEP_ALIVE_INTERVAL, KeepAlives, KeptAlive, read_heartbeat
 from pushd.api.longpoll import LongPoll
+from pushd.api.many_websocket import ManyTopicsView
 from pushd.api.presence import PresencePoll, read_client, read_presence, require_presence
 from pushd.api.publish import PublishResource, read_topic
 from pushd.api.resource import DaemonState, allowed_methods, parse_number, refuse, require_known
@@ -29,8 +31,10 @@ from pushd.protocols.http.request import path_of
 from pushd.protocols.http.response import JSON_HEADERS, Response, json_refusal, write_response
 from pushd.protocols.websocket.handshake import lost_handshake
 from pushd.schedule.ticks import JUST_PASSED
+from pushd.schedule.timeouts import TimeoutQueue
 from pushd.schedule.turns import Turns
-from pushd.topics.presence import Presence
+from pushd.topics.attendance import Participant
+from pushd.topics.presence import Attendance, Presence
 from pushd.topics.publication import Id
 from pushd.views.authorizer import TopicAuthorizer
 from pushd.views.decorators import Handshakes
@@ -43,7 +47,16 @@ _WAIT = 25.0
 _MAX_WAIT = 60.0
 
 # Query parameters of a subscriber.
-_PARAMETERS = ("after", "wait", "token", "heartbeat", "format", "presence", "client")
+_PARAMETERS = (
+    "after",
+    "wait",
+    "token",
+    "heartbeat",
+    "format",
+    "envelope",
+    "presence",
+    "client",
+)
 
 #: Request headers that a page of an allowed origin may set.
 PAGE_HEADERS = (
@@ -75,6 +88,9 @@ class TopicDependencies:
             self.keep_alives,
             state.attendances,
         )
+        self.many_view = ManyTopicsView(
+            state, views.authorizer, self.access, self.keep_alives, clock
+        )
 
 
 @dataclass(frozen=True)
@@ -90,6 +106,8 @@ class _Query:
     heartbeat: int | None
     #: Whether what was published as JSON is sent as a value.
     format_json: bool
+    #: Whether the events of a stream have no names: the data of each says all.
+    envelope: bool
     #: Whether it asks who is present: ``1``, or the version that a poll has; None if it does not.
     presence: str | None
     #: How the client names its connection.
@@ -207,34 +225,18 @@ class TopicResource(Resource):
         if is_websocket:
             self._run_view(request, query, caller, identity)
             return
-        lost = lost_handshake(request.clientproto, request.requestHeaders)
-        if lost is not None:
-            # Answered as a poll, its client would wait in vain.
-            request.site.count_refusal(426)
-            raise BadRequest(lost.reason, "Upgrade", 426, UPGRADE, lost.help)
-        if request.method == b"HEAD":
-            # At once, and without a Content-Length, which only the answer to a GET can have.
-            for name, value in (STREAM_HEADERS if is_stream else JSON_HEADERS).items():
-                request.setHeader(name, value)
-            request.finish()
+        if self._answers_head(request, is_stream=is_stream):
             return
-        if request.method != b"GET":
-            error = "method not allowed; subscribe with GET, and publish at the control port"
-            allow = {"Allow": self._allow}
-            raise BadRequest(error, "method", 405, allow, "see docs/topics.md and docs/tokens.md")
         if is_stream:
-            keep_alives = self._dependencies.keep_alives.every(
-                query.heartbeat or KEEP_ALIVE_INTERVAL
-            )
-            max_buffered = self._dependencies.state.limits.max_buffered
             stream = EventStream(
                 request,
-                keep_alives,
-                max_buffered,
+                self._keep_alives(query.heartbeat),
+                self._dependencies.state.limits.max_buffered,
                 query.heartbeat,
                 format_json=query.format_json,
+                envelope=query.envelope,
             )
-            self._subscribe(request, stream, query, identity)
+            self._subscribe_to_one(request, stream, query, identity)
             if query.presence is not None:
                 stream.tell_presence(self._presence, topic)
         else:
@@ -245,7 +247,30 @@ class TopicResource(Resource):
             poll = LongPoll(
                 request, clock, turns, query.wait, presence, format_json=query.format_json
             )
-            self._subscribe(request, poll, query, identity)
+            self._subscribe_to_one(request, poll, query, identity)
+
+    def _keep_alives(self, heartbeat: int | None) -> TimeoutQueue[KeptAlive]:
+        """Return the time-outs of streams that are silent for as long as they may be."""
+        return self._dependencies.keep_alives.every(heartbeat or KEEP_ALIVE_INTERVAL)
+
+    def _answers_head(self, request: Any, *, is_stream: bool) -> bool:
+        """Answer a HEAD; return whether it was one. Raises BadRequest for other than GET."""
+        lost = lost_handshake(request.clientproto, request.requestHeaders)
+        if lost is not None:
+            # Answered as a poll, its client would wait in vain.
+            request.site.count_refusal(426)
+            raise BadRequest(lost.reason, "Upgrade", 426, UPGRADE, lost.help)
+        if request.method == b"HEAD":
+            # At once, and without a Content-Length, which only the answer to a GET can have.
+            for name, value in (STREAM_HEADERS if is_stream else JSON_HEADERS).items():
+                request.setHeader(name, value)
+            request.finish()
+            return True
+        if request.method != b"GET":
+            error = "method not allowed; subscribe with GET, and publish at the control port"
+            allow = {"Allow": self._allow}
+            raise BadRequest(error, "method", 405, allow, "see docs/topics.md and docs/tokens.md")
+        return False
 
     @property
     def _presence(self) -> Presence:
@@ -288,20 +313,47 @@ class TopicResource(Resource):
         path = f"/topics/{query.topic}"
         ViewResource(self._dependencies.views, match, path, identity).render(request)
 
-    def _subscribe(
+    def _subscribe_to_one(
         self,
         request: Any,
         subscriber: EventStream | LongPoll,
         query: _Query,
         identity: Identity | None,
     ) -> None:
-        """Register a subscriber over HTTP as a connection, and start it."""
+        """Subscribe to the topic over HTTP."""
+        participant = Participant(
+            self._dependencies.state.attendances, subscriber, identity, query.client
+        )
+        hub = self._dependencies.state.hub
+        self._subscribe(
+            request,
+            subscriber,
+            identity,
+            join=lambda: [participant.join(query.topic)],
+            start=lambda: subscriber.start(hub, query.topic, query.after),
+        )
+
+    def _subscribe(
+        self,
+        request: Any,
+        subscriber: EventStream | LongPoll,
+        identity: Identity | None,
+        *,
+        join: Callable[[], Sequence[Attendance | None]],
+        start: Callable[[], object],
+    ) -> Connection:
+        """Register a subscriber over HTTP as a connection, and start it.
+
+        :param join: lets it take part in the presence of its topics.
+        :param start: starts its subscriptions.
+        """
         totals, transport = self._dependencies.views.counters.traffic, subscriber.transport
 
         def ended(_: object) -> None:
             subscriber.forget()
-            if attendance is not None:
-                attendance.leave()
+            for attendance in attendances:
+                if attendance is not None:
+                    attendance.leave()
             request.stream = None
             # Or the two would keep each other, and what is buffered, until garbage is collected.
             del request.end_waiting
@@ -318,9 +370,7 @@ class TopicResource(Resource):
             subject=None if identity is None else identity.subject,
             traffic=subscriber.traffic,
         )
-        attendance = self._dependencies.state.attendances.join(
-            query.topic, subscriber, identity, query.client
-        )
+        attendances = join()
         request.end_waiting = subscriber.end_waiting
         request.notifyFinish().addBoth(ended)
         if identity is not None:
@@ -332,9 +382,10 @@ class TopicResource(Resource):
             request.has_access_line = False
             request.stream = subscriber
             log_opened(connection)
-        subscriber.start(self._dependencies.state.hub, query.topic, query.after)
+        start()
         if self._is_half_closed:
             subscriber.end_waiting()
+        return connection
 
 
 def _owner_of_keys(request: Any, identity: Identity | None) -> str:
@@ -353,29 +404,53 @@ def _owner_of_keys(request: Any, identity: Identity | None) -> str:
 def _read_query(request: Any, topic: str, *, is_poll: bool) -> _Query:
     """Read what a subscriber asks for. Raises BadRequest."""
     require_known(request, *_PARAMETERS)
-    # The header wins: a browser that reconnects by itself repeats the URL.
-    where, given = "Last-Event-ID", (request.getHeader(b"last-event-id") or b"").decode("latin-1")
-    if not given:
-        where, given = "after", _argument(request, b"after") or ""
+    where, given = read_last_id(request)
     try:
         after = Id.parse(given) if given else None
     except ValueError as error:
         raise BadRequest(error, where) from None
-    format = _argument(request, b"format")
-    if format not in (None, "json"):
-        raise BadRequest("format must be json", "format")
     return _Query(
         topic,
         after,
-        wait=_read_wait(_argument(request, b"wait")),
-        heartbeat=read_heartbeat(_argument(request, b"heartbeat")),
-        format_json=format == "json",
+        wait=read_wait(request),
+        heartbeat=read_heartbeat(read_argument(request, b"heartbeat")),
+        format_json=read_format(request),
+        envelope=read_switch(request, "envelope"),
         presence=read_presence(request, is_poll=is_poll),
         client=read_client(request),
     )
 
 
-def _read_wait(given: str | None) -> float:
+def read_last_id(request: Any) -> tuple[str, str]:
+    """Return where a subscriber says what it has received, and that; empty if it does not.
+
+    The header wins: a browser that reconnects by itself repeats the URL.
+    """
+    given = (request.getHeader(b"last-event-id") or b"").decode("latin-1")
+    if given:
+        return "Last-Event-ID", given
+    return "after", read_argument(request, b"after") or ""
+
+
+def read_format(request: Any) -> bool:
+    """Return whether JSON is to be sent as a value. Raises BadRequest."""
+    format = read_argument(request, b"format")
+    if format not in (None, "json"):
+        raise BadRequest("format must be json", "format")
+    return format is not None
+
+
+def read_switch(request: Any, name: str) -> bool:
+    """Return whether a parameter is there, which must be 1. Raises BadRequest."""
+    given = read_argument(request, name.encode())
+    if given not in (None, "1"):
+        raise BadRequest(f"{name} must be 1", name)
+    return given is not None
+
+
+def read_wait(request: Any) -> float:
+    """Read how long a poll waits, in seconds. Raises BadRequest."""
+    given = read_argument(request, b"wait")
     if given is None:
         return _WAIT
     wait = parse_number(given)
@@ -385,6 +460,7 @@ def _read_wait(given: str | None) -> float:
     return max(0.0, wait)
 
 
-def _argument(request: Any, name: bytes) -> str | None:
+def read_argument(request: Any, name: bytes) -> str | None:
+    """Return the last value of a query parameter; None if it is absent."""
     values = request.args.get(name)
     return values[-1].decode("latin-1") if values else None

@@ -128,7 +128,7 @@ class MessageTests(MultiTopicTestCase):
         self.ask(subscribe="b")
         [error] = self.ask(subscribe="c")
         self.assertEqual((error["topic"], error["where"]), ("c", "subscribe"))
-        self.assertEqual(error["error"], "a connection may have 2 topics at most")
+        self.assertEqual(error["error"], "a connection may have 2 topics at most (--max-topics)")
         self.ask(unsubscribe="a")
         self.assertEqual(self.ask(subscribe="c")[0]["subscribed"], "c")
 
@@ -137,7 +137,9 @@ class MessageTests(MultiTopicTestCase):
         self.connect("?topic=a&topic=b")
         self.browser.close()
         self.assertEqual(self.browser.closing, NORMAL)
-        self.assertEqual(json.loads(self.control("GET", "/topics").body)["topics"][0]["subscribers"], {})
+        self.assertEqual(
+            json.loads(self.control("GET", "/topics").body)["topics"][0]["subscribers"], {}
+        )
 
     def test_full_at_the_start(self) -> None:
         """If the first topics of a query end the connection, the others are not subscribed to."""

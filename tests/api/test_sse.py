@@ -23,6 +23,18 @@ class Formatted(SseClient):
     path = "/topics/t?format=json"
 
 
+class Enveloped(SseClient):
+    """A client that asks for publications without event names."""
+
+    path = "/topics/t?envelope=1"
+
+
+class EnvelopedJson(SseClient):
+    """A client that asks for both."""
+
+    path = "/topics/t?envelope=1&format=json"
+
+
 class EventStreamTests(TopicTestCase):
     """One client's stream."""
 
@@ -95,6 +107,23 @@ class EventStreamTests(TopicTestCase):
         self.assertEqual(json.loads(got[2]["data"])["data"], {"a": [1.5]})
         for one in got:
             self.assertEqual(json.loads(one["data"])["id"], one["id"])
+
+    def test_envelope(self) -> None:
+        """With envelope=1, all publications are events without a name, whose data says all."""
+        for kind in (Enveloped, EnvelopedJson):
+            client = kind(self.daemon, "t")
+            browser = self.daemon.connect(kind.path, subprotocols=("pushd.v1",))
+            self.publish("t", "a\r\nb")
+            self.publish("t", b"\xff", event="paid")
+            self.publish("t", "[1]", event="paid", is_json=True)
+            events = self.body(client).decode().split("\n\n")
+            got = [dict(line.split(": ", 1) for line in one.split("\n")) for one in events[1:-1]]
+            self.assertEqual([one["data"] for one in got], browser.messages[1:])
+            self.assertEqual([set(one) for one in got], [{"id", "data"}] * 3)
+            self.assertEqual(json.loads(got[2]["data"])["event"], "paid")
+        answer = self.daemon.get("/topics/t?envelope=yes")
+        assert answer is not None
+        self.assertEqual((answer.status, json.loads(answer.body)["where"]), (400, "envelope"))
 
     def test_keep_alive(self) -> None:
         """A comment is sent after 25 seconds of silence."""

@@ -47,7 +47,7 @@ HANG = """
 # A token function that throws at once; records unhandled rejections.
 THROW = """
 async () => {
-  const { requestToken } = await import("/transports.js");
+  const { requestToken } = await import("/requests.js");
   window.unhandled = [];
   addEventListener("unhandledrejection", ({ reason }) => unhandled.push(reason.message));
   const makeToken = () => {

@@ -163,6 +163,7 @@ class WebSocket:
         "_clock",
         "_close_called",
         "_close_waiters",
+        "_end_topics",
         "_hub",
         "_inbox",
         "_offer",
@@ -202,6 +203,8 @@ class WebSocket:
         self.send_queue = SendQueue()
         # By topic.
         self._subscribers = _NO_SUBSCRIBERS
+        # Ends subscriptions in place of ``end_subscriptions``.
+        self._end_topics: Callable[[Callable[[str], bool], Closing], int] | None = None
         self._owner: Owner | None = None
         #: Takes part in the presence of the topics that it is subscribed to, while it is open.
         self.participant: Participant | None = None
@@ -361,9 +364,15 @@ class WebSocket:
             subscriber.attend(self.participant.join(topic))
         return subscriber.recovered
 
-    def attach(self, sender: TopicSender) -> None:
-        """Have something send publications that chooses its topics itself, until the end."""
+    def attach(
+        self, sender: TopicSender, end_topics: Callable[[Callable[[str], bool], Closing], int]
+    ) -> None:
+        """Have something send publications that chooses its topics itself, until the end.
+
+        :param end_topics: takes the place of ``end_subscriptions``.
+        """
         self._subscribers = {_ATTACHED: sender}
+        self._end_topics = end_topics
 
     def unsubscribe(self, topic: str) -> None:
         """Send no more publications of a topic; do nothing if it is not subscribed to."""
@@ -476,6 +485,8 @@ class WebSocket:
 
     def end_subscriptions(self, matches: Callable[[str], bool], closing: Closing) -> int:
         """End the subscriptions to topics that match, without a word to the view."""
+        if self._end_topics is not None:
+            return self._end_topics(matches, closing)
         ended = [topic for topic in self._subscribers if matches(topic)]
         for topic in ended:
             self.unsubscribe(topic)
@@ -514,7 +525,7 @@ class WebSocket:
         self._state = _CLOSING
         self.close_code, self.close_reason = code, reason
         self.grace = Grace()
-        self.participant = None
+        self.participant = self._end_topics = None
         self._offer = None
         # All before any is told, or what one publishes at its end would go out with another.
         for subscriber in self._subscribers.values():

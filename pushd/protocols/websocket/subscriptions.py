@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
 
-from pushd.protocols.json_format import publication_json
-from pushd.protocols.websocket.frames import message
-from pushd.protocols.websocket.subscriber import JsonWebSocketSubscriber, Socket
-from pushd.topics.fanout import DirectWrite, Form
+from pushd.protocols.websocket.subscriber import JsonWebSocketSubscriber, Socket, json_frames
+from pushd.topics.fanout import DirectWrite
 from pushd.topics.hub import Hub
-from pushd.topics.publication import Id, Publication
+from pushd.topics.publication import Id
 from pushd.topics.subscription import Subscription
 
 
@@ -18,16 +15,16 @@ class TopicSubscriber(JsonWebSocketSubscriber):
     """Delivers one topic over a WebSocket that has several: each publication names its topic.
 
     :param grouped: where it adds itself when it may join a fan-out group.
-    :param as_json: whether publications in JSON are sent as values, not as text.
+    :param format_json: whether publications in JSON are sent as values, not as text.
     """
 
     __slots__ = ("_grouped",)
 
     def __init__(
-        self, socket: Socket, grouped: dict[TopicSubscriber, None], *, as_json: bool
+        self, socket: Socket, grouped: dict[TopicSubscriber, None], *, format_json: bool
     ) -> None:
         super().__init__(socket)
-        self._form = _with_topics(socket.wire.window_bits, as_json)
+        self._form = json_frames(socket.wire.window_bits, topic=True, format_json=format_json)
         self._grouped = grouped
 
     @property
@@ -70,14 +67,17 @@ class WebSocketSubscriptions:
         """Iterate over a copy of the topics."""
         return iter(tuple(self._topics))
 
-    def subscribe(self, topic: str, after: Id | None, *, as_json: bool = False) -> None:
+    def subscribe(
+        self, topic: str, after: Id | None, *, format_json: bool = False
+    ) -> TopicSubscriber:
         """Send what is published to a topic that has no subscription, since an id or from now on.
 
-        :param as_json: whether publications in JSON are sent as values, not as text.
+        :param format_json: whether publications in JSON are sent as values, not as text.
         """
-        subscriber = TopicSubscriber(self._socket, self._grouped, as_json=as_json)
+        subscriber = TopicSubscriber(self._socket, self._grouped, format_json=format_json)
         self._topics[topic] = subscriber
         subscriber.start(self._hub, topic, after)
+        return subscriber
 
     def unsubscribe(self, topic: str) -> None:
         """Send no more publications of a topic; do nothing if it has no subscription."""
@@ -115,14 +115,3 @@ class WebSocketSubscriptions:
     def _find(self, topic: str) -> Subscription | None:
         subscriber = self._topics.get(topic)
         return None if subscriber is None else subscriber.subscription
-
-
-@cache
-def _with_topics(window_bits: int, as_json: bool) -> Form:
-    """Return the format in which a frame holds a publication with its topic and id as JSON."""
-
-    def form(publication: Publication) -> bytes:
-        text = publication_json(publication, topic=True, format_json=as_json)
-        return message(text.encode(), binary=False, window_bits=window_bits)
-
-    return form

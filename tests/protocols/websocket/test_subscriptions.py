@@ -78,7 +78,7 @@ class SubscriptionsTests(SynchronousTestCase):
 
     def test_json(self) -> None:
         """Publications in JSON are values for a topic that asked for that, and text for others."""
-        self.subscriptions.subscribe("a", None, as_json=True)
+        self.subscriptions.subscribe("a", None, format_json=True)
         self.subscriptions.subscribe("b", None)
         self.sent()
         for topic in ("a", "b"):
