@@ -1,29 +1,24 @@
-"""Many topics over one request: what it may ask for, and how it is refused."""
+"""Many topics over one request: what it may ask for, how it is answered and how it is refused."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
-from urllib.parse import quote
 
 from pushd.access.limits import Limits
-from pushd.testing import Answer, Daemon
+from pushd.testing import Answer
 from tests.support.keyring import secret_keys, token
 from tests.support.topic_clients import TopicTestCase
 
 
-class ManyTopicsTests(TopicTestCase):
+class RequestTests(TopicTestCase):
     """``/topics`` at the public port."""
 
-    def poll(self, query: str, status: int = 200, **headers: str) -> dict[str, Any]:
-        """Poll once, without waiting; return the JSON of the answer."""
-        answer = self.daemon.get(f"/topics?{query}&wait=0", headers or None)
-        if answer is None:
-            self.daemon.advance(0)
+    def get(self, query: str, headers: dict[str, str] | None = None) -> tuple[int, dict[str, Any]]:
+        """Send a request; return the status and the JSON of the answer."""
+        answer = self.daemon.get(f"/topics?{query}", headers)
         assert answer is not None
-        self.assertEqual(answer.status, status, answer.body)
-        value: dict[str, Any] = json.loads(answer.body)
-        return value
+        return answer.status, json.loads(answer.body)
 
     def refused(self, query: str, where: str, status: int = 400, method: str = "GET") -> str:
         """Check that a request is refused; return the error."""
@@ -46,7 +41,7 @@ class ManyTopicsTests(TopicTestCase):
             ("?topic=a&wait=x", "wait"),
             ("?topic=a&format=text", "format"),
             ("?topic=a&envelope=yes", "envelope"),
-            ("?topic=a&presence=", "presence"),
+            ("?topic=a&presence=!", "presence"),
             ("?topic=a&heartbeat=99", "heartbeat"),
             ("?topic=a&client=a.b", "client"),
             ("?topic=a&delay=5", "delay"),
@@ -56,9 +51,113 @@ class ManyTopicsTests(TopicTestCase):
 
     def test_limit(self) -> None:
         """A request may name as many topics as a connection may have."""
-        self.daemon.stop()
-        self.daemon = Daemon(limits=Limits(max_topics=2))
-        self.addCleanup(self.daemon.stop)
-        self.poll("topic=a&topic=b")
+        self.start(limits=Limits(max_topics=2))
+        self.assertEqual(self.get("topic=a&topic=b&wait=0")[0], 200)
         error = self.refused("?topic=a&topic=b&topic=c", "topic")
         self.assertEqual(error, "a connection may have 2 topics at most (--max-topics); got 3")
+
+    def test_options(self) -> None:
+        """OPTIONS says what is possible, also to a page of another origin."""
+        answer = self.daemon.request("OPTIONS", "/topics?topic=a")
+        assert isinstance(answer, Answer)
+        self.assertEqual((answer.status, answer.headers["allow"]), (204, "GET, HEAD, OPTIONS"))
+        preflight = {"Access-Control-Request-Method": "GET"}
+        answer = self.daemon.request("OPTIONS", "/topics?topic=a", preflight)
+        assert isinstance(answer, Answer)
+        self.assertEqual(answer.headers["access-control-allow-methods"], "GET")
+
+    def test_head(self) -> None:
+        """HEAD is answered at once."""
+        answer = self.daemon.request("HEAD", "/topics?topic=a")
+        assert isinstance(answer, Answer)
+        self.assertEqual((answer.status, answer.body), (200, b""))
+
+    def test_stopping(self) -> None:
+        """A daemon that stops refuses it with 503."""
+        self.daemon.connect("/topics", subprotocols=("pushd.v1",))
+        self.daemon._service.stopService()
+        answer = self.daemon.get("/topics?topic=a")
+        if answer is not None:
+            self.assertEqual(answer.status, 503)
+
+    def test_page_of_that_name(self) -> None:
+        """Without topics, a view at the same path is served."""
+        self.start({"/topics": lambda request: "a page"})
+        answer = self.daemon.get("/topics")
+        assert answer is not None
+        self.assertEqual(answer.body, b"a page")
+
+    def test_poll(self) -> None:
+        """A poll tells of each topic apart, and its id resumes them all, over any transport."""
+        status, first = self.get("topic=a&topic=b/c&wait=0")
+        self.assertEqual((status, first["publications"]), (200, []))
+        self.assertEqual(first["recovered"], {"a": False, "b/c": False})
+        self.assertLess(len(first["id"]), 48)
+        one, two = self.publish("b/c", "x"), self.publish("a", "[1]", is_json=True, event="paid")
+        query = f"topic=a&topic=b/c&after={first['id']}"
+        for format, value in (("", "[1]"), ("&format=json", [1])):
+            status, second = self.get(f"{query}{format}")
+            self.assertEqual(second["recovered"], {"a": True, "b/c": True})
+            self.assertCountEqual(
+                second["publications"],
+                [
+                    {"topic": "b/c", "id": one, "data": "x"},
+                    {"topic": "a", "id": two, "event": "paid", "data": value},
+                ],
+            )
+        three = self.publish("a", "y")
+        later = self.get(f"topic=a&topic=b/c&after={second['id']}")[1]
+        self.assertEqual(later["publications"], [{"topic": "a", "id": three, "data": "y"}])
+        # The same cursor over a WebSocket, for one of the topics.
+        browser = self.daemon.connect("/topics", subprotocols=("pushd.v1",))
+        browser.send(json.dumps({"subscribe": "a", "after": second["id"]}))
+        self.assertEqual(
+            [json.loads(message) for message in browser.messages],
+            [
+                {"subscribed": "a", "id": two, "recovered": True},
+                {"topic": "a", "id": three, "data": "y"},
+            ],
+        )
+
+    def test_positions(self) -> None:
+        """A topic may have an id of its own, or a cursor; the header of a browser wins."""
+        cursor = self.get("topic=a&topic=b&wait=0")[1]["id"]
+        first, second = self.publish("a", "1"), self.publish("a", "2")
+        for position, data in ((first, ["2"]), (cursor, ["1", "2"])):
+            status, answer = self.get(f"topic=a@{position}&topic=b&wait=0")
+            self.assertEqual([one["data"] for one in answer["publications"]], data)
+            self.assertEqual(answer["recovered"], {"a": True, "b": False})
+        _status, answer = self.get(f"topic=a@{first}&wait=0", {"Last-Event-ID": answer["id"]})
+        self.assertEqual(answer["publications"], [])
+        _status, answer = self.get(f"topic=a&after={second}&wait=0")
+        self.assertEqual((answer["publications"], answer["recovered"]), ([], {"a": True}))
+
+    def test_lost(self) -> None:
+        """A topic whose history does not reach back is told apart; the poll is answered at once."""
+        self.keep(size=1)
+        cursor = self.get("topic=a&topic=b&wait=0")[1]["id"]
+        self.publish("a", "1")
+        self.publish("a", "2")
+        _status, answer = self.get(f"topic=a&topic=b&after={cursor}")
+        self.assertEqual(answer["recovered"], {"a": False, "b": True})
+
+    def test_poll_waits(self) -> None:
+        """A poll waits for a publication of any of its topics, or for its time."""
+        self.assertIsNone(self.daemon.get("/topics?topic=a&topic=b&wait=3"))
+        self.daemon.advance(3)
+
+    def test_connections(self) -> None:
+        """Operators see one connection, with the number of its topics."""
+        self.daemon.connect("/topics?topic=a&topic=b", subprotocols=("pushd.v1",))
+        [listed] = json.loads(self.control("GET", "/connections").body)["connections"]
+        self.assertEqual((listed["path"], listed["topics"]), ("/topics", 2))
+
+    def test_denied(self) -> None:
+        """One topic that is denied refuses the request; over a WebSocket only that topic."""
+        self.start(token_keys=secret_keys())
+        allowed = token(subscribe=["a", "b"])
+        status, answer = self.get(f"topic=a&topic=c&token={allowed}")
+        self.assertEqual((status, answer["where"]), (403, "token"))
+        self.assertIn("subscribing to c", answer["error"])
+        status, answer = self.get(f"topic=a&topic=b&wait=0&token={allowed}")
+        self.assertEqual(status, 200)

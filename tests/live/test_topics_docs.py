@@ -149,6 +149,8 @@ def test_defaults() -> None:
         "--history-bytes": str(Retention.bytes),
         "--max-message": str(Limits().max_message),
         "--max-buffered": str(Limits().max_buffered),
+        "--max-topics": str(Limits().max_topics),
+        "--max-present": str(Limits().max_present),
     }
 
 

@@ -1,0 +1,277 @@
+"""Many topics over one event stream or poll: what is sent, at whose pace, and from where."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
+
+from pushd.access.limits import Limits
+from pushd.topics.history import Retention
+from pushd.topics.rules import Rule, Rules
+from pushd.views import NotPermitted, Permission
+from tests.support.keyring import secret_keys, token
+from tests.support.many_clients import ManyPolls, ManySse, connect_many
+from tests.support.topic_clients import TopicTestCase
+
+_MIB = 1 << 20
+
+
+class StreamTests(TopicTestCase):
+    """One event stream with several topics."""
+
+    def test_events(self) -> None:
+        """Each topic begins; each publication names its topic, and its id is a cursor."""
+        stream = ManySse(self.daemon, "topic=a&topic=b")
+        self.assertEqual([one["subscribed"] for one in stream.take()], ["a", "b"])
+        first = self.publish("a", "x\ny")
+        second = self.publish("b", b"\0")
+        self.publish("c", "other")
+        third = self.publish("b", "[1]", event="paid", is_json=True)
+        self.assertEqual(
+            stream.take(),
+            [
+                {"topic": "a", "id": first, "data": "x\ny"},
+                {"topic": "b", "id": second, "base64": "AA=="},
+                {"topic": "b", "id": third, "event": "paid", "data": "[1]"},
+            ],
+        )
+        self.assertEqual(stream.kinds[2:], ["message", "message", "paid"])
+        cursor = stream.cursor
+        assert cursor is not None
+        self.assertLess(len(cursor), 48)
+        stream.leave()
+        self.publish("a", "later")
+        again = ManySse(self.daemon, "topic=a&topic=b", {"Last-Event-ID": cursor})
+        began = again.take()
+        self.assertEqual([one.get("recovered") for one in began], [True, None, True])
+        self.assertEqual(began[1]["data"], "later")
+
+    def test_burst(self) -> None:
+        """Publications that are delivered together have a cursor each."""
+        stream = ManySse(self.daemon, "topic=a&topic=b&envelope=1&format=json")
+        stream.take()
+        ids = self.publish_many("a", ["1", "2", "3"])
+        self.assertEqual([one["id"] for one in stream.take()], ids)
+
+    def test_short_for_many(self) -> None:
+        """A hundred topics have a cursor of the same length as one."""
+        query = "&".join(f"topic=t{number}" for number in range(100))
+        stream = ManySse(self.daemon, query)
+        for number in range(0, 100, 7):
+            self.publish(f"t{number}", "x")
+        stream.take()
+        assert stream.cursor is not None
+        self.assertLess(len(stream.cursor), 48)
+
+    def test_heartbeat(self) -> None:
+        """A heartbeat precedes all, and replaces the comments."""
+        stream = ManySse(self.daemon, "topic=a&heartbeat=5")
+        self.assertEqual(stream.take()[0], 5)
+        self.daemon.advance(5)
+        self.assertEqual(stream.take(), [5])
+        self.assertEqual(stream.kinds[0], "heartbeat")
+
+    def test_slow(self) -> None:
+        """A client that stops reading gets all topics from the history once it reads again."""
+        self.start(limits=Limits(max_buffered=64 << 10))
+        stream = ManySse(self.daemon, "topic=a&topic=b")
+        stream.take()
+        stream.stall()
+        expected = []
+        for number in range(40):
+            topic = "ab"[number % 2]
+            self.publish(topic, f"{number:04}" + "x" * 20_000)
+            expected.append((topic, number))
+        stream.resume()
+        got = [(one["topic"], int(one["data"][:4])) for one in stream.take()]
+        for topic in "ab":
+            self.assertEqual(
+                [one for one in got if one[0] == topic],
+                [one for one in expected if one[0] == topic],
+            )
+        # Both were read in turns, not one after the other.
+        halves = [topic for topic, _ in got[:30]]
+        self.assertGreater(halves.count("a"), 4)
+        self.assertGreater(halves.count("b"), 4)
+
+    def test_too_slow(self) -> None:
+        """A client that takes nothing is cut off."""
+        self.start(limits=Limits(max_buffered=64 << 10))
+        stream = ManySse(self.daemon, "topic=a&topic=b")
+        stream.stall()
+        for _ in range(10):
+            self.publish("a", "x" * 60_000)
+        self.daemon.advance(*[5] * 20)
+        self.assertEqual(self.describe("a")["subscribers"], {})
+
+    def test_end(self) -> None:
+        """When the client leaves, no subscription is left."""
+        stream = ManySse(self.daemon, "topic=a&topic=b")
+        self.assertEqual(self.describe("a")["subscribers"], {"sse": 1})
+        stream.leave()
+        self.assertEqual(self.describe("a")["subscribers"], {})
+
+    def test_presence(self) -> None:
+        """With presence, the stream tells who is present at those topics that have it."""
+        self.start(rules=Rules([Rule(match="room", presence=True)]))
+        stream = ManySse(self.daemon, "topic=room&topic=a&presence=1&client=one")
+        stream.take()
+        self.daemon.advance(1)
+        other = ManySse(self.daemon, "topic=room&client=two")
+        self.daemon.advance(1)
+        stream.take()
+        self.assertIn("joined", stream.kinds)
+        other.leave()
+        self.daemon.advance(10)
+        stream.take()
+        self.assertIn("left", stream.kinds)
+        poll = self.daemon.get("/topics?topic=room&topic=a&presence=1&wait=0")
+        assert poll is not None
+        self.assertEqual(list(json.loads(poll.body)["presence"]["topics"]), ["room"])
+
+    def test_token(self) -> None:
+        """A stream ends when its token expires."""
+        self.start(token_keys=secret_keys())
+        stream = ManySse(self.daemon, f"topic=a&token={token(subscribe=['a'], exp=10)}")
+        self.assertFalse(stream.ended)
+        self.daemon.advance(10)
+        self.assertTrue(stream.ended)
+
+
+class AuthorizedTests(TopicTestCase):
+    """An authorizer decides topic by topic."""
+
+    def setUp(self) -> None:
+        """Start a daemon whose authorizer can be slow."""
+        self.asked: list[tuple[str, Deferred[Any]]] = []
+        self.start(authorize=self.authorize)
+
+    async def authorize(self, request: Any, action: str, topic: str) -> Any:
+        """Permit as the topic's name says."""
+        if topic == "no":
+            return False
+        if topic == "never":
+            raise NotPermitted("never")
+        if topic == "slow":
+            slow: Deferred[Any] = Deferred()
+            self.asked.append((topic, slow))
+            return await slow
+        if topic == "short":
+            return Permission(subject="ann", until=self.daemon.clock.seconds() + 5)
+        return Permission(subject="ann")
+
+    def test_http(self) -> None:
+        """One topic that is not permitted refuses the request."""
+        answer = self.daemon.get("/topics?topic=a&topic=no&wait=0")
+        assert answer is not None
+        self.assertEqual(answer.status, 403)
+        self.assertEqual(ManyPolls(self.daemon, "topic=a&topic=b").take(), [])
+        stream = ManySse(self.daemon, "topic=a&topic=short")
+        self.daemon.advance(5)
+        self.assertTrue(stream.ended)
+
+    def test_slow(self) -> None:
+        """A request waits for the authorizer; a client that leaves meanwhile is forgotten."""
+        stream = ManySse(self.daemon, "topic=a&topic=slow")
+        self.assertEqual(stream.take(), [])
+        self.asked.pop()[1].callback(True)
+        self.daemon.advance(0)
+        self.assertEqual([one["subscribed"] for one in stream.take()], ["a", "slow"])
+        ManySse(self.daemon, "topic=a&topic=slow").leave()
+
+    def test_websocket(self) -> None:
+        """On a WebSocket each topic is decided apart, and ends with its permission."""
+        browser = connect_many(self.daemon)
+        for topic in ("no", "never", "slow", "short", "a"):
+            browser.send(json.dumps({"subscribe": topic}))
+        heard = [json.loads(message) for message in browser.messages]
+        self.assertEqual([one.get("topic") for one in heard[:2]], ["no", "never"])
+        self.assertEqual([one.get("subscribed") for one in heard[2:]], ["short", "a"])
+        browser.messages.clear()
+        browser.send(json.dumps({"subscribe": "slow"}))
+        browser.send(json.dumps({"unsubscribe": "slow"}))
+        heard = [json.loads(message) for message in browser.messages]
+        self.assertEqual(heard[0]["where"], "subscribe")
+        self.assertEqual(heard[1], {"unsubscribed": "slow"})
+        browser.messages.clear()
+        self.daemon.advance(5)
+        reason = "permission expired"
+        self.assertEqual(
+            [json.loads(message) for message in browser.messages],
+            [{"unsubscribed": "short", "reason": reason}],
+        )
+        [listed] = json.loads(self.control("GET", "/connections").body)["connections"]
+        self.assertEqual((listed["topics"], listed["subject"]), (1, "ann"))
+
+    def test_revoke(self) -> None:
+        """Revoking ends single topics, over every transport."""
+        browser = connect_many(self.daemon, "?topic=a&topic=b")
+        stream = ManySse(self.daemon, "topic=a&topic=b")
+        alone = ManySse(self.daemon, "topic=a")
+        stream.take()
+        browser.messages.clear()
+        self.assertIsNone(self.daemon.get("/topics?topic=a&topic=c&wait=9"))
+        answer = self.control("DELETE", "/subscriptions?topic=a")
+        self.assertEqual(json.loads(answer.body), {"ended": 4})
+        told = {"unsubscribed": "a", "reason": "permission revoked"}
+        self.assertEqual([json.loads(message) for message in browser.messages], [told])
+        self.assertEqual(stream.take(), [told])
+        self.assertTrue(alone.ended)
+        self.assertFalse(stream.ended)
+        id = self.publish("b", "on")
+        self.assertEqual(stream.take(), [{"topic": "b", "id": id, "data": "on"}])
+
+
+class InterleavingTests(TopicTestCase):
+    """Whatever happens in between, each topic arrives whole, and once."""
+
+    @given(st.data())
+    def test_resume(self, data: st.DataObject) -> None:
+        """Clients change their topics and transports, and lose nothing."""
+        names = ("a", "b", "c")
+        daemon = self.start(retention=Retention(size=1000))
+        published: dict[str, list[str]] = {name: [] for name in names}
+        got: dict[str, list[str]] = {name: [] for name in names}
+        client: ManySse | ManyPolls | None = None
+        cursor: str | None = None
+        query = "&".join(f"topic={name}" for name in names)
+        # From here on, nothing may be missing.
+        client = ManyPolls(daemon, query)
+        client.take()
+        for _ in range(data.draw(st.integers(3, 25))):
+            step = data.draw(st.sampled_from(("publish", "burst", "take", "sse", "poll", "stall")))
+            if step == "publish":
+                name = data.draw(st.sampled_from(names))
+                published[name].append(self.publish(name, "x"))
+            elif step == "burst":
+                drafts = data.draw(st.lists(st.sampled_from(names), min_size=1, max_size=6))
+                body = {"publications": [{"topic": name, "data": "y"} for name in drafts]}
+                answer = self.control("POST", "/publish", json.dumps(body).encode())
+                ids = [one["id"] for one in json.loads(answer.body)["published"]]
+                for name, id in zip(drafts, ids, strict=True):
+                    published[name].append(id)
+            elif step == "stall" and isinstance(client, ManySse):
+                client.stall()
+                client.resume()
+            else:
+                for one in client.take():
+                    if "topic" in one:
+                        got[one["topic"]].append(one["id"])
+                    else:
+                        self.assertTrue(one["recovered"])
+                cursor = client.cursor
+                if step in ("sse", "poll") and isinstance(client, ManySse):
+                    client.leave()
+                if step == "sse":
+                    client = ManySse(daemon, f"{query}&after={cursor}")
+                elif step == "poll":
+                    client = ManyPolls(daemon, query, cursor)
+        for one in client.take():
+            if "topic" in one:
+                got[one["topic"]].append(one["id"])
+        self.assertEqual(got, published)
+        daemon.stop()
