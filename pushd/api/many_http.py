@@ -308,7 +308,15 @@ class ManyLongPoll(LongPoll):
 class _TopicItems:
     """The subscriber of one topic of a poll."""
 
-    __slots__ = ("__weakref__", "_form", "_poll", "_stopped", "_subscription", "_tracker")
+    __slots__ = (
+        "__weakref__",
+        "_began",
+        "_form",
+        "_poll",
+        "_stopped",
+        "_subscription",
+        "_tracker",
+    )
 
     transport = ManyLongPoll.transport
 
@@ -317,7 +325,7 @@ class _TopicItems:
         self._tracker = tracker
         self._form = form
         self._subscription: Subscription | None = None
-        self._stopped = False
+        self._began = self._stopped = False
 
     def start(self, hub: Hub, topic: str, after: Id | None) -> None:
         """Subscribe, unless the poll has been answered."""
@@ -338,6 +346,7 @@ class _TopicItems:
 
     def subscribed(self, topic: str, id: Id, recovered: bool) -> None:
         """Note where the topic begins."""
+        self._began = True
         self._poll.begin_topic(topic, id, recovered)
 
     def deliver(self, batch: Batch) -> None:
@@ -347,8 +356,8 @@ class _TopicItems:
         self._poll.add_items(batch.render(self._form), batch.count)
 
     def has_room(self) -> bool:
-        """Return whether the response may take more."""
-        return not self._stopped and self._poll.has_room()
+        """Return whether the response may take more. Where the topic begins is always told."""
+        return not self._stopped and (self._poll.has_room() or not self._began)
 
     def keeps_up(self) -> bool:
         """Return whether the response may take more; the next poll gets the rest."""

@@ -211,6 +211,8 @@ class ManyTopicsResource(TopicResource):
         state, clock = self._dependencies.state, self._dependencies.clock
         cursors = [after for after in query.topics.values() if isinstance(after, Cursor)]
         tracker = CursorTracker(state.hub, cursors[0] if cursors else None)
+        # Those first that are furthest behind: a poll may have no room for all of them.
+        ids = dict(sorted(ids.items(), key=lambda item: _age(item[0], query.topics[item[0]])))
         for topic, after in query.topics.items():
             tracker.started(topic, after)
         seen = self._with_presence(query)
@@ -264,6 +266,12 @@ def _read_position(text: str, where: str) -> Position:
         return read_position(text)
     except ValueError as error:
         raise BadRequest(error, where) from None
+
+
+def _age(topic: str, after: Position | None) -> int:
+    """Return the sequence at which a topic is resumed; 0 if that is not known."""
+    position = after.position(topic) if isinstance(after, Cursor) else 0
+    return position if isinstance(position, int) else 0
 
 
 def _is_stream(request: Any) -> bool:

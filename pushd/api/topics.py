@@ -15,7 +15,7 @@ from twisted.web.server import NOT_DONE_YET
 
 from pushd.access.authorization import challenge, read_token
 from pushd.access.closing import GOING_AWAY
-from pushd.access.connections import Connection, log_closed, log_opened
+from pushd.access.connections import log_closed, log_opened
 from pushd.access.tokens import Identity
 from pushd.api.keep_alives import KEEP_ALIVE_INTERVAL, KeepAlives, KeptAlive, read_heartbeat
 from pushd.api.longpoll import LongPoll
@@ -341,7 +341,7 @@ class TopicResource(Resource):
         *,
         join: Callable[[], Sequence[Attendance | None]],
         start: Callable[[], object],
-    ) -> Connection:
+    ) -> None:
         """Register a subscriber over HTTP as a connection, and start it.
 
         :param join: lets it take part in the presence of its topics.
@@ -385,7 +385,6 @@ class TopicResource(Resource):
         start()
         if self._is_half_closed:
             subscriber.end_waiting()
-        return connection
 
 
 def _owner_of_keys(request: Any, identity: Identity | None) -> str:

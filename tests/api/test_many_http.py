@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, cast
 
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 
+from pushd.access.closing import GOING_AWAY
 from pushd.access.limits import Limits
+from pushd.api import longpoll
 from pushd.topics.history import Retention
+from pushd.topics.publication import Id
 from pushd.topics.rules import Rule, Rules
 from pushd.views import NotPermitted, Permission
 from tests.support.keyring import secret_keys, token
@@ -275,3 +278,162 @@ class InterleavingTests(TopicTestCase):
                 got[one["topic"]].append(one["id"])
         self.assertEqual(got, published)
         daemon.stop()
+
+
+class DependencyTests(TopicTestCase):
+    """What happens while a broker takes its time, and when history is lost."""
+
+    def setUp(self) -> None:
+        """Start a daemon whose broker can hold back what it reads."""
+        super().setUp()
+        self.held: list[tuple[Deferred[Any], Any]] = []
+        self.holds = False
+        self.hold("replay")
+        self.hold("locate")
+
+    def hold(self, name: str) -> None:
+        """Let a method of the broker answer later, if that is wanted."""
+        broker: Any = self.daemon._service._broker
+        method = getattr(broker, name)
+
+        def held(*args: Any) -> Deferred[Any]:
+            if not self.holds:
+                return cast(Deferred[Any], method(*args))
+            waiting: Deferred[Any] = Deferred()
+            self.held.append((waiting, lambda: method(*args)))
+            return waiting
+
+        self.patch(broker, name, held)
+
+    def go_on(self) -> None:
+        """Answer what was held back."""
+        self.holds = False
+        held, self.held = self.held, []
+        for waiting, call in held:
+            if not waiting.called:
+                call().chainDeferred(waiting)
+        self.daemon.advance(0)
+
+    def test_poll_until_all_have_begun(self) -> None:
+        """A poll is answered once it is known of each topic where it begins."""
+        cursor = ManyPolls(self.daemon, "topic=a&topic=b")
+        cursor.take()
+        self.publish("a", "x")
+        self.holds = True
+        connection = self.daemon.open_connection()
+        query = f"topic=a&topic=b&after={cursor.cursor}"
+        connection.send(f"GET /topics?{query} HTTP/1.1\r\nHost: localhost:8080\r\n\r\n".encode())
+        self.holds = False
+        waiting, call = self.held.pop()
+        self.holds = True
+        call().chainDeferred(waiting)  # The ids are known; now the history is read.
+        (first, read_first), (second, read_second) = self.held
+        self.holds = False
+        read_first().chainDeferred(first)
+        self.assertEqual(connection.received, b"")
+        read_second().chainDeferred(second)
+        self.daemon.advance(0)
+        self.assertIn(b'"data":"x"', connection.received)
+
+    def test_poll_unavailable(self) -> None:
+        """A poll that cannot be begun in time is answered with 503."""
+        self.holds = True
+        connection = self.daemon.open_connection()
+        connection.send(b"GET /topics?topic=a&wait=1 HTTP/1.1\r\nHost: localhost:8080\r\n\r\n")
+        self.daemon.advance(10)
+        self.assertIn(b" 503 ", connection.received)
+
+    def test_client_leaves(self) -> None:
+        """A client that leaves while its cursor is looked up is forgotten."""
+        cursor = ManyPolls(self.daemon, "topic=a")
+        cursor.take()
+        for query in (f"topic=a&after={cursor.cursor}",):
+            self.holds = True
+            ManySse(self.daemon, query).leave()
+            self.go_on()
+        self.assertEqual(self.describe("a")["subscribers"], {})
+
+    def test_stop_meanwhile(self) -> None:
+        """A daemon that stops while the authorizer is asked refuses the request."""
+        asked: list[Deferred[Any]] = []
+
+        async def authorize(request: Any, action: str, topic: str) -> Any:
+            asked.append(Deferred())
+            return await asked[-1]
+
+        self.start(authorize=authorize, drain=5)
+        stream = ManySse(self.daemon, "topic=a")
+        connect_many(self.daemon)
+        connections = self.daemon._service.connections
+        connections.stop_accepting(GOING_AWAY)
+        asked[0].callback(True)
+        self.daemon.advance(0)
+        self.assertIn(" 503 ", stream.head + stream.connection.received.decode())
+        connections.closing = None
+
+    def test_gap(self) -> None:
+        """If the history no longer holds what a client needs, the connection ends."""
+        self.keep(size=2, max_buffered=8 << 10)
+        stream = ManySse(self.daemon, "topic=a&topic=b")
+        stream.stall()
+        for _ in range(60):
+            self.publish("a", "x" * 7_000)
+        stream.resume()
+        stream.take()
+        self.assertTrue(stream.gone)
+
+    def test_lost_at_a_gap(self) -> None:
+        """When publications were lost, streams and polls end, to begin again."""
+        stream = ManySse(self.daemon, "topic=a&topic=b")
+        connection = self.daemon.open_connection()
+        connection.send(b"GET /topics?topic=a&topic=b HTTP/1.1\r\nHost: localhost:8080\r\n\r\n")
+        self.daemon._service._broker._deliver.__self__.end_at_gap("a", Id("other", 7))
+        self.daemon.advance(0)
+        self.assertTrue(stream.ended)
+        self.assertIn(b" 200 ", connection.received)
+
+    def test_listed(self) -> None:
+        """Operators see how many topics a stream and a poll have."""
+        ManySse(self.daemon, "topic=a&topic=b")
+        connection = self.daemon.open_connection()
+        connection.send(b"GET /topics?topic=a HTTP/1.1\r\nHost: localhost:8080\r\n\r\n")
+        listed = json.loads(self.control("GET", "/connections").body)["connections"]
+        self.assertEqual([one["topics"] for one in listed], [2, 1])
+
+    def test_full_poll(self) -> None:
+        """A poll takes no more than is enough; the next one gets the rest."""
+        self.patch(longpoll, "_ENOUGH", 1000)
+        polls = ManyPolls(self.daemon, "topic=a&topic=b")
+        polls.take()
+        for _ in range(3):
+            for topic in ("a", "b"):
+                self.publish(topic, "x" * 500)
+        got = [one["topic"] for one in polls.take()]
+        self.assertEqual(got, ["a", "a"])
+        # What is behind comes first in the next one.
+        self.publish("a", "more")
+        got += (second := [one["topic"] for one in polls.take()])
+        self.assertEqual(second[0], "b")
+        while more := polls.take():
+            got += [one["topic"] for one in more]
+        self.assertEqual(sorted(got), ["a"] * 4 + ["b"] * 3)
+
+    def test_websocket_closes_meanwhile(self) -> None:
+        """A client that closes while a topic is looked up is forgotten."""
+        cursor = ManyPolls(self.daemon, "topic=a")
+        cursor.take()
+        browser = connect_many(self.daemon)
+        self.holds = True
+        browser.send(json.dumps({"subscribe": "a", "after": cursor.cursor}))
+        browser.close()
+        self.go_on()
+        self.assertEqual(self.describe("a")["subscribers"], {})
+
+    def test_broken(self) -> None:
+        """An error of our own ends one topic, with a log line."""
+        browser = connect_many(self.daemon)
+        self.patch(self.daemon._service._broker, "locate", lambda *args: 1 / 0)
+        browser.send(json.dumps({"subscribe": "a", "after": "g.1"}))
+        [heard] = [json.loads(message) for message in browser.messages]
+        self.assertEqual(heard, {"error": "internal error", "where": "subscribe", "topic": "a"})
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)

@@ -124,7 +124,7 @@ class RequestTests(TopicTestCase):
         cursor = self.get("topic=a&topic=b&wait=0")[1]["id"]
         first, second = self.publish("a", "1"), self.publish("a", "2")
         for position, data in ((first, ["2"]), (cursor, ["1", "2"])):
-            status, answer = self.get(f"topic=a@{position}&topic=b&wait=0")
+            _status, answer = self.get(f"topic=a@{position}&topic=b&wait=0")
             self.assertEqual([one["data"] for one in answer["publications"]], data)
             self.assertEqual(answer["recovered"], {"a": True, "b": False})
         _status, answer = self.get(f"topic=a@{first}&wait=0", {"Last-Event-ID": answer["id"]})

@@ -108,6 +108,8 @@ class MessageTests(MultiTopicTestCase):
             ('{"subscribe":"b","after":"x"}', "b", "after"),
             ('{"subscribe":"b","format":"text"}', "b", "format"),
             ('{"subscribe":"b","wait":1}', "b", "wait"),
+            ('{"subscribe":"b","presence":1}', "b", "presence"),
+            ('{"subscribe":"b","presence":true}', "b", "presence"),
             ('{"subscribe":"b","é":1}', "b", "\\xe9"),
             ('{"unsubscribe":"a","after":"e:1"}', "a", "after"),
             ('{"unsubscribe":"b"}', "b", "unsubscribe"),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from urllib.parse import parse_qs
+
+from twisted.web.http import parse_qs
 
 from pushd.protocols.http.headers import RequestHeaders, asks_for_websocket, split_target
 
@@ -26,7 +27,7 @@ class EarlyRequest:
     def __init__(self, request_line: bytes, headers: RequestHeaders) -> None:
         _, _, rest = request_line.partition(b" ")
         self.path, _, query = split_target(rest.partition(b" ")[0])[1].partition(b"?")
-        self.args = parse_qs(query)
+        self.args = parse_qs(query, 1)
         self.requestHeaders = headers
         self.wants_websocket = asks_for_websocket(headers)
         #: Headers of the answer.
