@@ -90,12 +90,16 @@ export const TRANSPORTS = {
   },
 
   longpoll(request, { onOpen, onMessage, onEnd }) {
-    let { cursor } = request;
+    let [{ cursor }, version] = [request, 1];
+    // Those that come later are not asked for by this connection.
+    const topics = new Map(request.topics);
     const hear = once(onOpen);
     const ask = (wait, signal, token) => {
-      return poll(topicsURL({ ...request, ...IN_HEADER, cursor, wait }), wait, signal, token);
+      const url = topicsURL({ ...request, ...IN_HEADER, topics, cursor, version, wait });
+      return poll(url, wait, signal, token);
     };
-    const stop = pollForever(ask, request, onEnd, ({ id, recovered, publications }, isFirst) => {
+    const stop = pollForever(ask, request, onEnd, (answer, isFirst) => {
+      const { id, recovered, publications, presence } = answer;
       hear();
       for (const [name, isRecovered] of Object.entries(recovered)) {
         // No answer says at which id a topic begins, but its id says where all of them continue.
@@ -103,6 +107,11 @@ export const TRANSPORTS = {
         if (isFirst || !isRecovered) onMessage(message);
       }
       publications.forEach(onMessage);
+      for (const [name, present] of Object.entries(presence?.topics ?? {})) {
+        onMessage({ presence: name, ...present });
+      }
+      // The next poll is answered when there is another list.
+      version = presence?.version ?? version;
       onMessage({ cursor: (cursor = id) });
     });
     return { stop };
@@ -136,16 +145,18 @@ function isAnswerToUnsubscribe(message) {
   return "unsubscribed" in message && !("reason" in message);
 }
 
-function topicsURL({ url, topics, cursor, format, client, token, heartbeat, wait = null }) {
+function topicsURL({ url, topics, cursor, version = 1, wait = null, ...request }) {
+  const { format, client, token, heartbeat } = request;
   const wanted = [...topics.values()];
-  const presence = wanted.some(({ wantsPresence }) => wantsPresence) ? 1 : null;
+  const presence = wanted.some(({ wantsPresence }) => wantsPresence) ? version : null;
   const areCovered = cursor !== null && wanted.every(({ isCovered }) => isCovered);
   const after = areCovered ? cursor : null;
   const others = { after, format, client, presence, token, heartbeat: heartbeat || null, wait };
   const result = withQuery(url, others);
-  for (const { name, id } of wanted) {
-    // Not by searchParams, which would write three characters for each of those in a long list.
-    const value = encodeURIComponent(areCovered || id === null ? name : `${name}@${id}`);
+  for (const topic of wanted) {
+    const position = areCovered ? null : topic.positionAt(cursor);
+    const value = encodeURIComponent(position === null ? topic.name : `${topic.name}@${position}`);
+    // Not by searchParams, which would write three characters for each of these in a long list.
     result.search += `&topic=${value.replace(/%(2F|3A|40)/g, decodeURIComponent)}`;
   }
   return result;

@@ -57,8 +57,8 @@ export class Presence {
   }
 }
 
-function personOf({ subject, connection, connections, info }) {
-  return { subject, connection: connection ?? connections[0], info };
+function personOf({ subject, connection, info }) {
+  return { subject, connection, info };
 }
 
 function keyOf({ subject, connection }) {
