@@ -74,7 +74,8 @@ export const TRANSPORTS = {
   },
 
   sse(request, { onOpen, onMessage, onHeartbeat, onEnd }) {
-    const source = new EventSource(topicsURL(request));
+    // An EventSource hears only events whose names it knows.
+    const source = new EventSource(topicsURL({ ...request, envelope: 1 }));
     const hear = once(onOpen);
     for (const type of EVENTS) {
       source.addEventListener(type, ({ lastEventId, data }) => {
@@ -146,12 +147,13 @@ function isAnswerToUnsubscribe(message) {
 }
 
 function topicsURL({ url, topics, cursor, version = 1, wait = null, ...request }) {
-  const { format, client, token, heartbeat } = request;
+  const { format, client, token, heartbeat, envelope = null } = request;
   const wanted = [...topics.values()];
   const presence = wanted.some(({ wantsPresence }) => wantsPresence) ? version : null;
   const areCovered = cursor !== null && wanted.every(({ isCovered }) => isCovered);
   const after = areCovered ? cursor : null;
-  const others = { after, format, client, presence, token, heartbeat: heartbeat || null, wait };
+  const beat = heartbeat || null;
+  const others = { after, format, envelope, client, presence, token, heartbeat: beat, wait };
   const result = withQuery(url, others);
   for (const topic of wanted) {
     const position = areCovered ? null : topic.positionAt(cursor);
