@@ -80,8 +80,6 @@ class ManyEventStream(EventStream):
 
     def has_room_for(self, events: _TopicEvents) -> bool:
         """Return whether more history may be sent; if not, the subscriber is resumed later."""
-        if not self._open:
-            return False
         if self._paused:
             self._waiting[events] = None
         return not self._paused
@@ -105,7 +103,9 @@ class ManyEventStream(EventStream):
         """End the subscriptions to topics that match, and the response with the last one."""
         ended = [topic for topic in self._topics if self._open and matches(topic)]
         for topic in ended:
-            self._topics.pop(topic).stop()
+            events = self._topics.pop(topic)
+            events.stop()
+            self._waiting.pop(events, None)
             watch = self._watches.pop(topic, None)
             if watch is not None:
                 watch.cancel()
@@ -165,8 +165,8 @@ class _TopicEvents:
 
     def resume(self) -> None:
         """Go on, as the connection has room again."""
-        if self._subscription is not None:
-            self._subscription.resume()
+        assert self._subscription is not None  # Else it would not wait for room.
+        self._subscription.resume()
 
     # What the subscription calls
 
@@ -208,9 +208,6 @@ class _TopicEvents:
 
     def direct_write(self) -> None:
         """Return None: each connection has cursors of its own."""
-
-    def leave_group(self) -> None:
-        """Do nothing: it is in none."""
 
     def subscription_lost(self) -> None:
         """End the response, so that the client reconnects with its cursor."""
@@ -280,7 +277,7 @@ class ManyLongPoll(LongPoll):
 
     def end_subscriptions(self, matches: Callable[[str], bool], closing: Closing) -> int:
         """Answer now if one of the topics matches; the next poll is refused."""
-        ended = sum(map(matches, self._topics)) if self._open else 0
+        ended = sum(map(matches, self._topics))
         if ended:
             self._answer()
         return ended
@@ -374,9 +371,6 @@ class _TopicItems:
 
     def direct_write(self) -> None:
         """Return None: publications are collected for one response."""
-
-    def leave_group(self) -> None:
-        """Do nothing: it is in none."""
 
     def subscription_lost(self) -> None:
         """Answer with what has come; the answer to the next poll says what is missing."""

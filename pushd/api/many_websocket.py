@@ -311,9 +311,8 @@ class _Client:
 
     def _end_with(self, name: str, reason: str) -> None:
         """End a subscription, and tell the client why."""
-        if self._topics.get(name) is not None:
-            self._forget(name)
-            self._send({"unsubscribed": name, "reason": reason})
+        self._forget(name)
+        self._send({"unsubscribed": name, "reason": reason})
 
     def _forget(self, name: str) -> None:
         topic = self._topics.pop(name)
@@ -354,8 +353,7 @@ class _Client:
         self._send(value)
 
     def _send(self, value: dict[str, Any]) -> None:
-        if not self._websocket.is_closed():
-            self._websocket.send(to_json(value))
+        self._websocket.send(to_json(value))
 
 
 def _read_message(message: str | bytes) -> tuple[str, dict[str, Any]]:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any, cast
 
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 
 from pushd.access.closing import GOING_AWAY
 from pushd.access.limits import Limits
 from pushd.api import longpoll
+from pushd.api.many_http import ManyEventStream, ManyLongPoll, _item, _TopicItems
+from pushd.schedule.turns import Turns
 from pushd.topics.history import Retention
 from pushd.topics.publication import Id
 from pushd.topics.rules import Rule, Rules
@@ -387,7 +391,8 @@ class DependencyTests(TopicTestCase):
         stream = ManySse(self.daemon, "topic=a&topic=b")
         connection = self.daemon.open_connection()
         connection.send(b"GET /topics?topic=a&topic=b HTTP/1.1\r\nHost: localhost:8080\r\n\r\n")
-        self.daemon._service._broker._deliver.__self__.end_at_gap("a", Id("other", 7))
+        broker: Any = self.daemon._service._broker
+        broker._deliver.__self__.end_at_gap("a", Id("other", 7))
         self.daemon.advance(0)
         self.assertTrue(stream.ended)
         self.assertIn(b" 200 ", connection.received)
@@ -437,3 +442,103 @@ class DependencyTests(TopicTestCase):
         [heard] = [json.loads(message) for message in browser.messages]
         self.assertEqual(heard, {"error": "internal error", "where": "subscribe", "topic": "a"})
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_first_topic_ends_all(self) -> None:
+        """If a stream ends as its first topic begins, the others are not subscribed to."""
+        self.start(rules=Rules([Rule(match="*", presence=True)]))
+        send = ManyEventStream.send_event
+
+        def send_and_end(stream: ManyEventStream, data: bytes, count: int) -> None:
+            send(stream, data, count)
+            stream.close_with(GOING_AWAY)
+
+        self.patch(ManyEventStream, "send_event", send_and_end)
+        stream = ManySse(self.daemon, "topic=a&topic=b&presence=1")
+        self.assertEqual([one["subscribed"] for one in stream.take()], ["a"])
+        self.assertTrue(stream.ended)
+        self.assertEqual(self.describe("b")["subscribers"], {})
+
+    def test_first_topic_answers_poll(self) -> None:
+        """If a poll is answered as its first topic begins, the others are not subscribed to."""
+        begin = ManyLongPoll.begin_topic
+
+        def begin_and_close(poll: ManyLongPoll, topic: str, id: Id, recovered: bool) -> None:
+            begin(poll, topic, id, recovered)
+            poll.close_with(GOING_AWAY)
+
+        self.patch(ManyLongPoll, "begin_topic", begin_and_close)
+        answer = self.daemon.get("/topics?topic=a&topic=b")
+        assert answer is not None
+        self.assertEqual(answer.status, 503)
+
+    def test_stalled_from_the_start(self) -> None:
+        """Topics begin as soon as the client reads, and presence is told then."""
+        self.start(rules=Rules([Rule(match="b", presence=True)]), max_buffered=64 << 10)
+        polls = ManyPolls(self.daemon, "topic=a&topic=b")
+        polls.take()
+        for _ in range(20):
+            self.publish("a", "x" * 20_000)
+            self.publish("b", "y" * 20_000)
+        query = f"topic=a&topic=b&presence=1&client=one&after={polls.cursor}"
+        stream = ManySse(self.daemon, query)
+        stream.stall()
+        other = ManySse(self.daemon, "topic=b&client=two")
+        self.daemon.advance(1)
+        for _ in range(20):
+            self.publish("a", "x" * 20_000)
+        stream.resume()
+        self.daemon.advance(1)
+        heard = [one.get("topic") for one in stream.take()]
+        self.assertEqual((heard.count("a"), heard.count("b")), (40, 20))
+        self.assertIn("presence", stream.kinds)
+        other.leave()
+        stream.leave()
+        self.daemon.advance(10)
+
+    def test_revoke_with_presence(self) -> None:
+        """With a subscription, its presence ends, too, on every transport."""
+        self.start(rules=Rules([Rule(match="*", presence=True)]))
+        stream = ManySse(self.daemon, "topic=a&topic=b&presence=1&client=one")
+        browser = connect_many(self.daemon, "?client=two")
+        browser.send(json.dumps({"subscribe": "a", "presence": True}))
+        self.daemon.advance(1)
+        self.control("DELETE", "/subscriptions?topic=a")
+        stream.take()
+        browser.messages.clear()
+        ManySse(self.daemon, "topic=a&client=three")
+        self.daemon.advance(10)
+        self.assertEqual(stream.take(), [])
+        self.assertEqual(browser.messages, [])
+
+    def test_full_at_once(self) -> None:
+        """What is published while a poll is full waits for the next one."""
+        self.patch(longpoll, "_ENOUGH", 10)
+        polls = ManyPolls(self.daemon, "topic=a&topic=b")
+        polls.take()
+        connection = self.daemon.open_connection()
+        query = f"topic=a&topic=b&after={polls.cursor}"
+        connection.send(f"GET /topics?{query} HTTP/1.1\r\nHost: localhost:8080\r\n\r\n".encode())
+        for _ in range(2):
+            self.publish_many("a", ["x", "x"])
+        self.publish_many("b", ["y"] * 3)
+        self.daemon.advance(0)
+        [body] = connection.received.split(b"\r\n\r\n")[1:]
+        answer = json.loads(body)
+        polls.cursor = answer["id"]
+        got = answer["publications"]
+        while more := polls.take():
+            got += more
+        self.assertEqual(sorted(one["topic"] for one in got), ["a"] * 4 + ["b"] * 3)
+
+    def test_no_more_room(self) -> None:
+        """A full poll cannot take what comes; its client takes the answer as a whole."""
+        request: Any = None
+        poll = ManyLongPoll(request, Clock(), Turns(Clock()), 1, None, format_json=False)
+        self.patch(longpoll, "_ENOUGH", 0)
+        tracker: Any = None
+        items = _TopicItems(poll, tracker, partial(_item, format_json=False))
+        self.assertTrue(items.keeps_up())  # Until it has begun.
+        items.stop()
+        self.assertFalse(items.keeps_up())
+        self.assertEqual(items.taken, 0)
+        self.assertEqual(poll.end_subscriptions(lambda topic: True, GOING_AWAY), 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from pushd.access.closing import GOING_AWAY
 from pushd.access.limits import Limits
 from pushd.testing import Answer
 from tests.support.keyring import secret_keys, token
@@ -74,11 +75,10 @@ class RequestTests(TopicTestCase):
 
     def test_stopping(self) -> None:
         """A daemon that stops refuses it with 503."""
-        self.daemon.connect("/topics", subprotocols=("pushd.v1",))
-        self.daemon._service.stopService()
-        answer = self.daemon.get("/topics?topic=a")
-        if answer is not None:
-            self.assertEqual(answer.status, 503)
+        connections = self.daemon._service.connections
+        connections.stop_accepting(GOING_AWAY)
+        self.assertEqual(self.get("topic=a")[0], 503)
+        connections.closing = None
 
     def test_page_of_that_name(self) -> None:
         """Without topics, a view at the same path is served."""

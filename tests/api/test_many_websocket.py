@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from twisted.internet.defer import Deferred
+
 from pushd.access.closing import NORMAL, RATE_EXCEEDED, TOKEN_EXPIRED
 from pushd.access.limits import Limits
+from pushd.protocols.websocket.subscriptions import TopicSubscriber
 from pushd.testing import Browser
+from pushd.topics.rules import Rule, Rules
 from tests.support.keyring import secret_keys, token
 from tests.support.topic_clients import TopicTestCase, split
 
@@ -143,16 +147,6 @@ class MessageTests(MultiTopicTestCase):
             json.loads(self.control("GET", "/topics").body)["topics"][0]["subscribers"], {}
         )
 
-    def test_full_at_the_start(self) -> None:
-        """If the first topics of a query end the connection, the others are not subscribed to."""
-        self.publish("a", "x" * 100_000)
-        id = self.publish("a", "x" * 100_000)
-        self.start_small()
-        del id
-
-    def start_small(self) -> None:
-        """Placeholder."""
-
 
 class OperatorTests(MultiTopicTestCase):
     """What an operator sees."""
@@ -238,3 +232,86 @@ class TokenTests(MultiTopicTestCase):
         for _ in range(11):
             self.browser.send('{"token":"x"}')
         self.assertEqual(self.browser.closing, RATE_EXCEEDED)
+
+
+class EndTests(MultiTopicTestCase):
+    """What happens while something is under way."""
+
+    def test_without_v1(self) -> None:
+        """Without the subprotocol the handshake is refused."""
+        refused = self.daemon.connect("/topics?topic=a").refused
+        assert refused is not None
+        self.assertEqual(refused.status, 400)
+        self.assertIn("need the subprotocol pushd.v1", refused.text)
+
+    def test_presence(self) -> None:
+        """A subscription with presence needs the right to see it, and ends with the topic."""
+
+        async def authorize(request: Any, action: str, topic: str) -> bool:
+            return action == "subscribe" or topic == "room"
+
+        rules = Rules([Rule(match="*", presence=True)])
+        self.start(rules=rules, authorize=authorize)
+        self.connect("?client=one")
+        [error] = self.ask(subscribe="other", presence=True)
+        self.assertEqual(error["topic"], "other")
+        began, listed = self.ask(subscribe="room", presence=True)
+        self.assertEqual((began["subscribed"], listed["presence"]), ("room", "room"))
+        self.ask(unsubscribe="room")
+        self.daemon.connect("/topics/room")
+        self.daemon.advance(10)
+        self.assertEqual(self.heard(), [])
+
+    def test_fresh_token_meanwhile(self) -> None:
+        """A topic that is being asked for is not asked again because of a fresh token."""
+        answers: list[Deferred[bool]] = []
+
+        async def authorize(request: Any, action: str, topic: str) -> bool:
+            answers.append(Deferred())
+            return await answers[-1]
+
+        self.start(token_keys=secret_keys(), authorize=authorize)
+        self.connect(f"?token={token('eve')}")
+        self.heard()
+        self.assertEqual(self.ask(subscribe="a"), [])
+        self.ask(token=token("eve"))
+        self.assertEqual(len(answers), 1)
+        answers[0].callback(True)
+        self.daemon.advance(0)
+        self.assertEqual(self.heard()[-1]["subscribed"], "a")
+        # The next one asks again; a topic that ends meanwhile has no answer.
+        self.ask(token=token("eve"))
+        self.assertEqual(self.ask(unsubscribe="a"), [{"unsubscribed": "a"}])
+        answers[1].callback(False)
+        self.daemon.advance(0)
+        self.assertEqual(self.heard(), [])
+
+    def test_ends_in_between(self) -> None:
+        """A connection that ends with its first publications begins nothing else."""
+        id = self.publish("a", "x")
+        self.publish("a", "y")
+        deliver = TopicSubscriber.deliver
+
+        def deliver_and_close(subscriber: TopicSubscriber, batch: Any) -> None:
+            deliver(subscriber, batch)
+            subscriber._socket.close_with(NORMAL)
+
+        self.patch(TopicSubscriber, "deliver", deliver_and_close)
+        epoch, offset = split(id)
+        self.connect(f"?topic=a@{epoch}:{offset}&topic=b")
+        self.assertEqual(self.browser.closing, NORMAL)
+        self.assertEqual(self.describe("b")["subscribers"], {})
+
+    def test_slow(self) -> None:
+        """A client that does not read catches up with each of its topics later."""
+        self.start(limits=Limits(max_buffered=64 << 10))
+        self.connect("?topic=a&topic=b")
+        self.heard()
+        self.browser.stall()
+        for number in range(20):
+            self.publish("ab"[number % 2], f"{number:04}" + "x" * 20_000)
+        self.browser.resume()
+        self.daemon.advance(0)
+        got = [(one["topic"], int(one["data"][:4])) for one in self.heard()]
+        self.assertCountEqual(got, [("ab"[number % 2], number) for number in range(20)])
+        self.assertEqual([n for topic, n in got if topic == "b"], list(range(1, 20, 2)))

@@ -162,3 +162,29 @@ class SubscriptionsTests(SynchronousTestCase):
         self.assertEqual(self.sent(), [])
         self.subscriptions.stop()
         self.assertEqual((len(self.subscriptions), self.hub.topics()), (0, []))
+
+    def test_catch_up_during_a_long_delivery(self) -> None:
+        """Only what is pending of its own topics is sent, ahead of what follows."""
+        self.subscribe("a", "b")
+        self.socket.send_queue.paused = False
+        late = [False, True]
+        hub = Hub(self.broker, self.clock)
+        self.broker.start(hub.deliver)
+        subscriptions = WebSocketSubscriptions(self.socket, hub)
+        self.addCleanup(subscriptions.stop)
+        others = [WebSocketSubscriptions(FakeWebSocket(), hub) for _ in range(3)]
+        for one in (*others, subscriptions):
+            one.subscribe("a", None)
+            one.subscribe("c", None)
+            self.addCleanup(one.stop)
+        subscriptions.unsubscribe("c")
+        self.sent()
+        self.patch(hub, "_is_late", lambda: late.pop() if late else True)
+        self.broker.publish("c", "z")
+        self.broker.publish("a", "x")
+        self.assertEqual(self.sent(), [])
+        subscriptions.catch_up()
+        self.assertEqual([one["data"] for one in self.sent()], ["x"])
+        for _ in range(20):
+            self.clock.advance(0)
+        self.assertEqual(self.sent(), [])
