@@ -76,9 +76,10 @@ unit: .venv/.dev  ## The in-memory tests, with 100 % line and branch coverage
 	$(BIN)/coverage report
 
 .PHONY: trial
-trial: .venv/.dev  ## The same tests with Twisted's test runner
+trial: .venv/.dev  ## A part of the same tests with Twisted's test runner, which runs all of them
 	$(BIN)/python -W error -W ignore:twisted.web.resource._Unsafe:DeprecationWarning \
-		-m twisted.trial --reporter=text -j 2 tests
+		-m twisted.trial --reporter=text -j 2 \
+		tests.schedule tests.protocols tests.views tests.testing tests.client
 
 .PHONY: django
 django: .venv/.django  ## The Django tests on the oldest supported Django; "unit" has the newest
