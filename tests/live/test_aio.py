@@ -85,6 +85,35 @@ def test_cut(ports: Ports, transport: str) -> None:
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
+def test_many_topics(ports: Ports, transport: str) -> None:
+    """Several topics on one connection lose and repeat nothing through a cut."""
+
+    async def run() -> dict[str, list[str | bytes]]:
+        topics = ["a", "b/c", "d"]
+        got: dict[str, list[str | bytes]] = {topic: [] for topic in topics}
+        async with ports.client(transports=[transport]) as client:
+            after = {topic: await client.last_id(topic) for topic in topics}
+            events = client.subscribe(topics, after=after)
+            for round in range(4):
+                batch = [{"topic": topic, "data": f"{round}"} for topic in topics for _ in "xy"]
+                await client.publish_all(batch)
+                messages: list[Message] = await take(events, 4)
+                [connection] = BlockingClient(ports.control).connections()
+                assert (connection["path"], connection["topics"]) == ("/topics", 3)
+                BlockingClient(ports.control).close(connection["id"], code=1001)
+                messages += await take(events, 2)
+                for message in messages:
+                    got[message.topic].append(message.data)
+            await events.aclose()
+        return got
+
+    with ports.daemon():
+        got = asyncio.run(run())
+    expected = [f"{round}" for round in range(4) for _ in "xy"]
+    assert got == dict.fromkeys(("a", "b/c", "d"), expected)
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
 def test_restart(ports: Ports, transport: str) -> None:
     """After a restart, which forgets the history, a subscriber hears of the gap, and goes on."""
 

@@ -115,7 +115,7 @@ def test_commands(shell: Shell) -> None:
             assert '"error"' not in output, (block.text, output)
             if behind.language == "text":
                 assert output.strip() == behind.text.strip(), block.text
-    assert commands == 11
+    assert commands == 12
     # The one with a delay of an hour is cancelled; the other may still be running.
     left = shell.ask("/schedules")["schedules"]
     assert isinstance(left, list)
