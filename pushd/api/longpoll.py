@@ -199,6 +199,8 @@ class LongPoll:
     def _answer_in_turn(self) -> None:
         began = self._clock.seconds()
         self._answer_when_ready()
+        # Before the next poll is answered: what all of one portion buffer may be much.
+        self._request.site.policy.memory.enforce()
         self._turns.charge(began)
 
     def _answer(self) -> None:
