@@ -35,6 +35,7 @@ examples:
 _PUBLISH = """\
 examples:
   pushdctl publish news 'it is noon'
+  pushdctl publish orders/66 '{"paid": true}' --content-type application/json --event paid
   pushdctl publish images/7 --binary < cat.png
   pushdctl publish news tick --every 0.5 --count 10
   pushdctl publish news tea --delay 3600
@@ -240,8 +241,16 @@ def _fill_publish(command: Parser, environ: Mapping[str, str]) -> None:
         nargs="?",
         help="the data; if it is left out, standard input is read, without its last newline",
     )
-    command.add_argument(
-        "--binary", action="store_true", help="publish bytes, unchanged, instead of text"
+    kinds = command.add_mutually_exclusive_group()
+    kinds.add_argument(
+        "--content-type",
+        metavar="TYPE",
+        choices=commands.CONTENT_TYPES,
+        help="what the data is: text/plain (the default), application/json, or "
+        "application/octet-stream for bytes, unchanged",
+    )
+    kinds.add_argument(
+        "--binary", action="store_true", help="the same as --content-type application/octet-stream"
     )
     command.add_argument("--event", metavar="NAME", help="name of the event, for event streams")
     command.add_argument("--delay", metavar="S", type=_seconds, help="publish after S seconds")

@@ -90,9 +90,14 @@ def publish(
     latter case the publication may have been made; with an ``idempotency_key`` it is safe to try
     again.
     """
-    times = {"delay": delay, "every": every, "count": count}
     return Client(url, token=token, timeout=timeout).publish(
-        topic, data, event=event, idempotency_key=idempotency_key, **times
+        topic,
+        data,
+        event=event,
+        idempotency_key=idempotency_key,
+        delay=delay,
+        every=every,
+        count=count,
     )
 
 
@@ -129,10 +134,17 @@ class Client:
         *,
         event: str | None = None,
         idempotency_key: str | None = None,
+        content_type: str | None = None,
         **times: float | None,
     ) -> dict[str, Any]:
-        """Publish; see the function ``publish``."""
+        """Publish; see the function ``publish``.
+
+        :param content_type: what the data is, if its type does not tell: ``application/json`` for
+            text that is JSON already.
+        """
         request = write_publication(topic, data, event, idempotency_key, times)
+        if content_type is not None:
+            request.headers["Content-Type"] = content_type
         response = self.ask("POST", request.path, request.query, request.body, request.headers)
         return self._check(response, request.expected)
 

@@ -14,6 +14,10 @@ from pushd.client.client import Began, Client, Message
 from pushd.client.http import Connect
 from pushd.errors import UsageError
 
+# What ``publish`` publishes, as the ``Content-Type`` of a request says it.
+_TEXT, _JSON, _BYTES = "text/plain", "application/json", "application/octet-stream"
+CONTENT_TYPES = (_TEXT, _JSON, _BYTES)
+
 
 @dataclass(frozen=True, kw_only=True)
 class CommandRuntime:
@@ -33,20 +37,12 @@ class CommandRuntime:
 
 def publish(given: Namespace, runtime: CommandRuntime) -> None:
     """Publish an argument, or standard input."""
-    data = runtime.stdin.read() if given.data is None else os.fsencode(given.data)
-    text: str | None = None
-    if not given.binary:
-        try:
-            text = data.decode()
-        except UnicodeDecodeError:
-            raise UsageError("the data must be UTF-8; use --binary for other bytes") from None
-        if given.data is None:
-            text = text.removesuffix("\n").removesuffix("\r")
     response = _client(given, runtime, given.control).publish(
         given.topic,
-        data if text is None else text,
+        _read_data(given, runtime),
         event=given.event,
         idempotency_key=given.idempotency_key,
+        content_type=_JSON if given.content_type == _JSON else None,
         delay=given.delay,
         every=given.every,
         count=given.count,
@@ -197,6 +193,18 @@ def check(given: Namespace, runtime: CommandRuntime) -> None:
 def _client(given: Namespace, runtime: CommandRuntime, url: str) -> Client:
     token = getattr(given, "token", None)
     return Client(url, token=token, connect=runtime.connect, pause=runtime.pause)
+
+
+def _read_data(given: Namespace, runtime: CommandRuntime) -> str | bytes:
+    """Return what is to be published: the argument, or standard input. Raises UsageError."""
+    data = runtime.stdin.read() if given.data is None else os.fsencode(given.data)
+    if given.binary or given.content_type == _BYTES:
+        return data
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        raise UsageError("the data must be UTF-8; use --binary for other bytes") from None
+    return text if given.data is not None else text.removesuffix("\n").removesuffix("\r")
 
 
 def _print_message(message: Message, as_json: bool, runtime: CommandRuntime) -> None:

@@ -52,6 +52,27 @@ class PublishTests(CommandTestCase):
         self.good("publish", "t", "x", "--binary")
         self.assertEqual(client.data, [b"\xff\n", b"x"])
 
+    def test_content_type(self) -> None:
+        """With --content-type, the data is JSON, bytes, or the text that it is by default."""
+        browser = self.daemon.connect("/topics/t?format=json", subprotocols=["pushd.v1"])
+        json_type = "--content-type=application/json"
+        self.good("publish", "t", '{"order": 66, "order": 67}', json_type)
+        self.good("publish", "t", json_type, stdin=b"1.50\n")
+        self.good("publish", "t", "1", "--content-type", "text/plain")
+        self.good("publish", "t", "--content-type=application/octet-stream", stdin=b"\xff\n")
+        values = [json.loads(message) for message in browser.messages[1:]]
+        data = [one.get("data", one.get("base64")) for one in values]
+        self.assertEqual(data, [{"order": 67}, 1.5, "1", "/wo="])
+
+    def test_bad_content_type(self) -> None:
+        """Text that is not JSON, another type, and a type beside --binary are errors."""
+        line = self.bad("publish", "t", "{", "--content-type=application/json")
+        self.assertIn("the body is not valid JSON", line)
+        line = self.bad("publish", "t", "x", "--content-type=image/png")
+        self.assertIn("--content-type: invalid choice: 'image/png'", line)
+        line = self.bad("publish", "t", "x", "--binary", "--content-type=text/plain")
+        self.assertIn("not allowed with argument --binary", line)
+
     def test_not_utf8(self) -> None:
         """Bytes that are not UTF-8 are an error without --binary."""
         for args, stdin in ((["\udcff"], b""), ([], b"\xff")):
