@@ -73,6 +73,8 @@ class SubscriberCounters:
 
     #: Publications delivered, counted once per subscriber.
     delivered: int = 0
+    #: Publications that subscribers did not get, as only the newest of their topic matters.
+    conflated: int = 0
     #: Subscribers that were disconnected because they read too slowly.
     cut: int = 0
     #: Subscriptions by transport.

@@ -76,6 +76,11 @@ class TopicCollector(Collector):
             "Deliveries of publications, one for each subscriber.",
             value=self._counters.delivered,
         )
+        yield CounterMetricFamily(
+            "pushd_conflated",
+            "Publications left out for subscribers that got a newer one (rules with latest).",
+            value=self._counters.conflated,
+        )
         subscribers = GaugeMetricFamily(
             "pushd_subscribers", "Subscriptions to topics, by transport.", labels=["transport"]
         )

@@ -521,6 +521,7 @@ class LatestSubscription(Subscription):
     def _pass_on_newest(self, newest: Publication, position: Id) -> None:
         """Deliver a publication, with the number of those that are left out before it."""
         conflated = newest.id.offset - position.offset - 1
+        self._shared.counters.conflated += conflated
         batch = self._shared.batches.get(replace(newest, conflated=conflated))
         self._pass_on(batch)
         self._shared.batches.keep(batch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from pushd.topics.rules import Rule, Rules
 from pushd.topics.subscription import LAG_TIMEOUT
 from tests.support.topic_clients import MIB, TRANSPORTS, TopicTestCase
 
@@ -61,3 +62,12 @@ class TopicCollectorTests(TopicTestCase):
             self.publish("t", "x" * (MIB // 2))
         client.resume()
         self.assertEqual(self.read()["slow_subscribers_cut_total",], 1)
+
+    def test_conflated(self) -> None:
+        """What a subscriber does not get because a newer publication takes its place is counted."""
+        self.start(rules=Rules([Rule(match="t", latest=True)]))
+        ids = [self.publish("t", "x") for _ in range(5)]
+        self.assertEqual(self.read()["conflated_total",], 0)
+        for transport in TRANSPORTS:
+            transport(self.daemon, "t", ids[1])
+        self.assertEqual(self.read()["conflated_total",], 2 * len(TRANSPORTS))
