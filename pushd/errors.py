@@ -5,6 +5,7 @@ PushdError
 │   ├── BadRequest          it cannot be carried out as it stands
 │   ├── Denied              it is not permitted
 │   │   └── NotPermitted    the authorizer does not permit it
+│   ├── TopicRefused        it is refused because of one of its topics
 │   └── HandshakeRefused    it is not a valid WebSocket handshake
 ├── BadToken                a token that cannot be trusted
 ├── Unavailable             the broker cannot be reached, or refuses
@@ -113,6 +114,24 @@ class NotPermitted(Denied):
             raise ValueError(f"status must be 401 or 403; got {status}")
         super().__init__(status, reason, where="topic", help="by the authorizer")
         self.cache = cache
+
+
+class TopicRefused(RequestRefused):
+    """A request for many topics is refused because of one of them.
+
+    :param topic: which one, as the client wrote it.
+    :param refused: why.
+    """
+
+    def __init__(self, topic: str, refused: BadRequest | Denied) -> None:
+        super().__init__(refused.status, refused.reason, refused.help)
+        self.topic = topic
+        self.refused = refused
+
+    @property
+    def line(self) -> str:
+        """The topic, the reason, and what helps, for the log."""
+        return f"{self.topic!r}: {super().line}"
 
 
 class HandshakeRefused(RequestRefused):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from twisted.internet.defer import Deferred, FirstError, gatherResults
 from twisted.python.failure import Failure
 from twisted.web.server import NOT_DONE_YET
 
+from pushd.access.authorization import Action
 from pushd.access.tokens import Identity
 from pushd.api.keep_alives import read_heartbeat
 from pushd.api.many_http import ManyEventStream, ManyLongPoll
@@ -27,10 +28,11 @@ from pushd.api.topics import (
     read_switch,
     read_wait,
 )
-from pushd.errors import BadRequest
+from pushd.errors import BadRequest, Denied, TopicRefused
 from pushd.protocols.http.response import Response, write_response
 from pushd.topics.attendance import Participant
 from pushd.topics.cursor import Cursor, CursorTracker
+from pushd.topics.presence import Attendance
 from pushd.topics.publication import Id, check_topic
 from pushd.views.decorators import Handshakes
 from pushd.views.resource import ViewResource
@@ -43,6 +45,9 @@ PATH = "/topics"
 _PARAMETERS = (
     *("topic", "after", "wait", "token", "heartbeat", "format", "envelope", "presence", "client"),
 )
+
+# Longest part of a topic that an error repeats, in characters.
+_MAX_ECHO = 255
 
 # Before the position of a topic in the query; no topic has one.
 _AT = "@"
@@ -82,8 +87,10 @@ class ManyTopicsResource(TopicResource):
             write_response(request, Response(204, _PREFLIGHT if is_preflight else _ALLOW))
             return NOT_DONE_YET
         try:
+            if request.method not in (b"GET", b"HEAD"):
+                raise self._wrong_method()
             query = self._read_query(request)
-        except BadRequest as error:
+        except (BadRequest, TopicRefused) as error:
             self._refuse(error, request)
             return NOT_DONE_YET
         caller = self._access.identify(request)
@@ -106,19 +113,18 @@ class ManyTopicsResource(TopicResource):
         for text in request.args.get(b"topic", ()):
             name, at, position = text.decode(errors="replace").partition(_AT)
             try:
-                check_topic(name)
+                if check_topic(name) in topics:
+                    raise ValueError("topic is given twice")
+                own = read_position(position) if at else None
             except ValueError as error:
-                raise BadRequest(error, "topic") from None
-            if name in topics:
-                raise BadRequest(f"{name} is given twice", "topic")
-            own = _read_position(position, "topic") if at else None
+                raise TopicRefused(name[:_MAX_ECHO], BadRequest(error, "topic")) from None
             topics[name] = after if own is None or (wins and after is not None) else own
         if isinstance(after, Id) and len(topics) > 1:
             raise BadRequest("an id belongs to one topic: write topic=NAME@ID", where)
         most = self._dependencies.state.limits.max_topics
         if len(topics) > most:
             line = f"a connection may have {most} topics at most (--max-topics); got {len(topics)}"
-            raise BadRequest(line, "topic")
+            raise TopicRefused([*topics][most], BadRequest(line, "topic"))
         if not topics and not request.wants_websocket:
             raise BadRequest("name one or more topics, as in /topics?topic=a&topic=b", "topic")
         return _Query(
@@ -133,12 +139,22 @@ class ManyTopicsResource(TopicResource):
 
     def _authorize_all(self, caller: Caller, query: _Query) -> Deferred[list[Identity | None]]:
         """Return a Deferred of the identities for the topics; it fails as soon as one is denied."""
-        asked = [self._access.authorize(caller, "subscribe", topic) for topic in query.topics]
-        seen = self._with_presence(query)
-        asked += [self._access.authorize(caller, "presence", topic) for topic in seen]
+        asked = [self._authorize(caller, "subscribe", topic) for topic in query.topics]
+        asked += [self._authorize(caller, "presence", one) for one in self._with_presence(query)]
         gathered = gatherResults(asked, consumeErrors=True)
         gathered.addErrback(_unpack)
         return gathered.addCallback(lambda identities: identities[: len(query.topics)])
+
+    def _authorize(self, caller: Caller, action: Action, topic: str) -> Deferred[Identity | None]:
+        """Ask whether a client may act; if not, the failure names the topic."""
+
+        def name(failure: Failure) -> Failure:
+            refused = failure.value
+            if isinstance(refused, BadRequest | Denied):
+                return Failure(TopicRefused(topic, refused))
+            return failure
+
+        return self._access.authorize(caller, action, topic).addErrback(name)
 
     def _with_presence(self, query: _Query) -> list[str]:
         """Return the topics whose presence is asked for: those that have it."""
@@ -155,13 +171,16 @@ class ManyTopicsResource(TopicResource):
         known = [identity for identity in identities if identity is not None]
         # The connection ends with the first of its permissions.
         first = min(known, key=lambda identity: identity.expires, default=caller.identity)
+        if first is not None and not first.subject:
+            first = replace(first, subject=next(filter(None, (one.subject for one in known)), ""))
+        by_topic = dict(zip(query.topics, identities, strict=True))
         is_stream = _is_stream(request)
         resumes = any(after is not None for after in query.topics.values())
         # Polls resume, too, but each waits for the answer to the last.
         if resumes and (request.wants_websocket or is_stream):
             request.site.policy.throttle.count(request.peer)
         if request.wants_websocket:
-            self._run_many(request, query, caller, dict(zip(query.topics, identities, strict=True)))
+            self._run_many(request, query, caller, by_topic)
             return None
         if self._answers_head(request, is_stream=is_stream):
             return None
@@ -170,7 +189,9 @@ class ManyTopicsResource(TopicResource):
             request.end_waiting = self._half_closed
             request.notifyFinish().addErrback(lambda _: located.cancel())
         return located.addCallback(
-            lambda ids: self._subscribe_to_all(request, query, first, ids, is_stream=is_stream)
+            lambda ids: self._subscribe_to_all(
+                request, query, first, by_topic, ids, is_stream=is_stream
+            )
         )
 
     def _run_many(
@@ -203,11 +224,16 @@ class ManyTopicsResource(TopicResource):
         request: Any,
         query: _Query,
         identity: Identity | None,
+        identities: Mapping[str, Identity | None],
         ids: Mapping[str, Id | None],
         *,
         is_stream: bool,
     ) -> None:
-        """Subscribe over HTTP."""
+        """Subscribe over HTTP.
+
+        :param identity: with which the connection is registered, and ends.
+        :param identities: of the client, as each topic knows it.
+        """
         state, clock = self._dependencies.state, self._dependencies.clock
         cursors = [after for after in query.topics.values() if isinstance(after, Cursor)]
         tracker = CursorTracker(state.hub, cursors[0] if cursors else None)
@@ -234,7 +260,10 @@ class ManyTopicsResource(TopicResource):
             subscriber = ManyLongPoll(
                 request, clock, turns, query.wait, presence, format_json=query.format_json
             )
-        participant = Participant(state.attendances, subscriber, identity, query.client)
+
+        def join(topic: str) -> Attendance | None:
+            one = Participant(state.attendances, subscriber, identities[topic], query.client)
+            return one.join(topic)
 
         def start() -> None:
             connections = state.connections
@@ -245,7 +274,7 @@ class ManyTopicsResource(TopicResource):
             request,
             subscriber,
             identity,
-            join=lambda: [participant.join(topic) for topic in query.topics],
+            join=lambda: [join(topic) for topic in query.topics],
             start=start,
         )
         if is_stream:

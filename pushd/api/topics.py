@@ -22,11 +22,11 @@ from pushd.api.longpoll import LongPoll
 from pushd.api.many_websocket import ManyTopicsView
 from pushd.api.presence import PresencePoll, read_client, read_presence, require_presence
 from pushd.api.publish import PublishResource, read_topic
-from pushd.api.resource import DaemonState, allowed_methods, parse_number, refuse, require_known
+from pushd.api.resource import DaemonState, allowed_methods, parse_number, require_known
 from pushd.api.sse import STREAM_HEADERS, EventStream
 from pushd.api.topic_access import Caller, TopicAccess
 from pushd.api.websocket import TopicView
-from pushd.errors import BadRequest, Denied, RequestRefused
+from pushd.errors import BadRequest, Denied, RequestRefused, TopicRefused
 from pushd.protocols.http.request import path_of
 from pushd.protocols.http.response import JSON_HEADERS, Response, json_refusal, write_response
 from pushd.protocols.websocket.handshake import lost_handshake
@@ -195,15 +195,15 @@ class TopicResource(Resource):
     def _refuse(self, refused: RequestRefused, request: Any) -> None:
         """Answer a request that is refused."""
         request.why_refused = refused.line
-        if isinstance(refused, Denied) or refused.status >= 500:
+        topic = refused.topic if isinstance(refused, TopicRefused) else None
+        refused = refused.refused if isinstance(refused, TopicRefused) else refused
+        assert isinstance(refused, BadRequest | Denied)
+        is_denied = isinstance(refused, Denied)
+        if is_denied or refused.status >= 500:
             request.site.count_refusal(refused.status)
-        if isinstance(refused, Denied):
-            headers = challenge(refused)
-            answer = json_refusal(refused.status, refused.reason, refused.where, headers)
-        else:
-            assert isinstance(refused, BadRequest)
-            answer = refuse(refused)
-        write_response(request, answer)
+        headers = challenge(refused) if isinstance(refused, Denied) else refused.headers
+        status, reason, where = refused.status, refused.reason, refused.where
+        write_response(request, json_refusal(status, reason, where, headers, topic=topic))
 
     def _publish(self, request: Any, topic: str, caller: Caller, identity: Identity | None) -> None:
         """Publish; the client may do so."""
@@ -267,10 +267,13 @@ class TopicResource(Resource):
             request.finish()
             return True
         if request.method != b"GET":
-            error = "method not allowed; subscribe with GET, and publish at the control port"
-            allow = {"Allow": self._allow}
-            raise BadRequest(error, "method", 405, allow, "see docs/topics.md and docs/tokens.md")
+            raise self._wrong_method()
         return False
+
+    def _wrong_method(self) -> BadRequest:
+        error = "method not allowed; subscribe with GET, and publish at the control port"
+        allow = {"Allow": self._allow}
+        return BadRequest(error, "method", 405, allow, "see docs/topics.md and docs/tokens.md")
 
     @property
     def _presence(self) -> Presence:

@@ -7,7 +7,10 @@ from typing import Any
 
 from pushd.access.closing import GOING_AWAY
 from pushd.access.limits import Limits
+from pushd.access.permissions import Permission
 from pushd.testing import Answer
+from pushd.topics.rules import Rule, Rules
+from pushd.views.request import Request
 from tests.support.keyring import secret_keys, token
 from tests.support.topic_clients import TopicTestCase
 
@@ -48,7 +51,25 @@ class RequestTests(TopicTestCase):
             ("?topic=a&delay=5", "delay"),
         ):
             self.assertTrue(self.refused(query, where))
-        self.refused("?topic=a", "method", 405, "PUT")
+        for method in ("PUT", "POST"):
+            for query in ("", "?topic=a"):
+                self.assertIn(
+                    "publish at the control port", self.refused(query, "method", 405, method)
+                )
+
+    def test_which_topic(self) -> None:
+        """A mistake in one topic, and one topic too many, is named with the topic."""
+        self.start(limits=Limits(max_topics=2))
+        for query, topic in (
+            ("topic=b&topic=a+b", "a b"),
+            ("topic=a&topic=b&topic=a", "a"),
+            ("topic=a&topic=b@x", "b"),
+            ("topic=a&topic=b&topic=c&topic=d", "c"),
+            (f"topic={'x' * 300}", "x" * 255),
+        ):
+            status, answer = self.get(query)
+            self.assertEqual((status, answer["where"], answer["topic"]), (400, "topic", topic))
+        self.assertNotIn("topic", self.get("topic=a&after=x")[1])
 
     def test_limit(self) -> None:
         """A request may name as many topics as a connection may have."""
@@ -158,6 +179,42 @@ class RequestTests(TopicTestCase):
         allowed = token(subscribe=["a", "b"])
         status, answer = self.get(f"topic=a&topic=c&token={allowed}")
         self.assertEqual((status, answer["where"]), (403, "token"))
+        self.assertEqual(answer["topic"], "c")
         self.assertIn("subscribing to c", answer["error"])
         status, answer = self.get(f"topic=a&topic=b&wait=0&token={allowed}")
         self.assertEqual(status, 200)
+
+    def test_authorizer(self) -> None:
+        """A topic that the authorizer denies, or fails to answer about, is named."""
+
+        def authorize(request: Request, action: str, topic: str) -> bool:
+            if topic == "broken":
+                raise ZeroDivisionError
+            return topic != "secret"
+
+        self.start(authorize=authorize)
+        for topic, status in (("secret", 403), ("broken", 500)):
+            given, answer = self.get(f"topic=a&topic={topic}&wait=0")
+            self.assertEqual((given, answer["where"], answer["topic"]), (status, "topic", topic))
+        self.flushLoggedErrors(ZeroDivisionError)
+
+    def test_identity_of_each_topic(self) -> None:
+        """What the authorizer says of a client at one topic is not told at another."""
+
+        def authorize(request: Request, action: str, topic: str) -> Permission | bool:
+            if topic == "open":
+                return Permission(info="hidden", until=1000)
+            return Permission(subject="ann", info={"at": topic}, until=2000)
+
+        self.start(authorize=authorize, rules=Rules([Rule(match="**", presence=True)]))
+        accept = {"Accept": "text/event-stream"}
+        self.daemon.get("/topics?topic=open&topic=a&topic=b&client=tab", accept)
+        told = {}
+        for topic in ("open", "a", "b"):
+            present = json.loads(self.control("GET", f"/topics/{topic}/presence").body)
+            [subject] = present["subjects"]
+            told[topic] = subject["subject"], subject["info"]
+        expected = {"a": ("ann", {"at": "a"}), "b": ("ann", {"at": "b"}), "open": (None, "hidden")}
+        self.assertEqual(told, expected)
+        [listed] = json.loads(self.control("GET", "/connections").body)["connections"]
+        self.assertEqual(listed["subject"], "ann")

@@ -15,6 +15,7 @@ from pushd.api import publish as module
 from pushd.testing import Answer
 from pushd.topics import broker, scheduled
 from pushd.topics.rules import Rule, Rules
+from tests.support.hypothesis_settings import NO_DEADLINE
 from tests.support.keyring import secret_keys, token
 from tests.support.topic_clients import (
     RawWebSocketClient,
@@ -415,6 +416,7 @@ class BatchTests(PublishTestCase):
         self.assertEqual(self.post_json({"publications": [good] * 1000}).status, 200)
         self.assertEqual(len(self.client.data), 1000)
 
+    @NO_DEADLINE
     @given(st.lists(st.text('"\\{[:,é', max_size=5), max_size=5), st.integers(0, 20))
     def test_count_of_parts(self, strings: list[str], limit: int) -> None:
         """Whatever strings hold, only marks outside of them count."""

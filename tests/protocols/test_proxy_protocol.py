@@ -13,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.protocols.proxy_protocol import HEADER_TIMEOUT, ProxyHeader, read_header
 from pushd.testing import Daemon
+from tests.support.hypothesis_settings import NO_DEADLINE
 from tests.support.peer import PING, Peer, frame, handshake, request, said
 
 GET = request("GET /pushd.css HTTP/1.1", "Host: localhost")
@@ -129,6 +130,7 @@ class HeaderTests(SynchronousTestCase):
             with self.assertRaisesRegex(ValueError, mistake):
                 read_header(data)
 
+    @NO_DEADLINE
     @given(st.sampled_from([b"", b"PROXY ", b"PROXY TCP4 ", SIGNATURE]), st.binary())
     def test_any(self, start: bytes, rest: bytes) -> None:
         """Whatever arrives, it is a header, a part of one, or a ValueError."""

@@ -200,13 +200,20 @@ def json_response(status: int, value: object, headers: Mapping[str, str] | None 
 
 
 def json_refusal(
-    status: int, error: str, where: str | None = None, headers: Mapping[str, str] | None = None
+    status: int,
+    error: str,
+    where: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    *,
+    topic: str | None = None,
 ) -> Response:
     """Return an error as JSON, for programs.
 
     :param where: the part of the request that was wrong.
+    :param topic: which of its topics was refused.
     """
-    value = {"error": error} if where is None else {"error": error, "where": where}
+    members = {"error": error, "where": where, "topic": topic}
+    value = {name: member for name, member in members.items() if member is not None}
     return json_response(status, value, headers)
 
 

@@ -13,6 +13,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.protocols.websocket.inbox import Inbox
+from tests.support.hypothesis_settings import NO_DEADLINE
 
 
 class RecordingSource:
@@ -108,6 +109,7 @@ class ReadingTests(InboxTestCase):
             self.assertEqual(self.take(count), [text] * count)
             self.assertEqual(self.inbox._size, 0)
 
+    @NO_DEADLINE
     @given(st.lists(st.tuples(st.text("aé😀", min_size=1, max_size=3), st.integers(1, 2000))))
     def test_size(self, messages: list[tuple[str, int]]) -> None:
         """Whatever arrives and is read, what is counted is what is kept."""

@@ -20,6 +20,7 @@ from pushd.topics.redis.scripts import (
     read_message,
     read_replay,
 )
+from tests.support.hypothesis_settings import NO_DEADLINE
 
 NAMES = RedisNames()
 
@@ -35,6 +36,7 @@ class NameTests(SynchronousTestCase):
         self.assertNotEqual(NAMES.idempotency_key("t", "k"), NAMES.idempotency_key("t", "K"))
         self.assertEqual(NAMES.read_topic(topic.encode()), "a/b:c")
 
+    @NO_DEADLINE
     @given(st.text())
     def test_idempotency_key(self, text: str) -> None:
         """Whatever an idempotency key is, its key in Redis is not taken for that of a topic."""
