@@ -9,13 +9,19 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 from math import inf
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from pushd.access.authorization import Action
 from pushd.access.closing import PERMISSION_EXPIRED, PERMISSION_REVOKED
 from pushd.access.connections import Connections
 from pushd.access.tokens import Identity, check_pattern, matches
-from pushd.errors import NotPermitted
+from pushd.errors import NotPermitted, Unavailable
+
+_log = Logger(namespace="pushd.access")
 
 # Bytes of ``info`` as JSON, at most: all who may see the presence of a topic get that of each.
 _MAX_INFO = 1024
@@ -182,28 +188,73 @@ class PermissionCache:
         return any(one.concerns(question.topic, permission) for one in recent)
 
 
-class Revoker:
-    """Ends subscriptions of this node whose permission has been withdrawn."""
+class RevocationExchange(Protocol):
+    """Shares revocations with other nodes."""
 
-    def __init__(self, connections: Connections, cache: PermissionCache) -> None:
+    def start(self, revoke: Callable[[str | None, str | None], object]) -> None:
+        """Call a function with the topic and the subject of each revocation at another node."""
+
+    def tell(self, topic: str | None, subject: str | None) -> Deferred[None]:
+        """Tell the other nodes of a revocation.
+
+        Fails with ``Unavailable`` if that is impossible now; then they are told later.
+        """
+
+
+class Revoker:
+    """Ends subscriptions whose permission has been withdrawn, at this node and all others.
+
+    :param exchange: shares revocations with the other nodes; None for a single process.
+    """
+
+    def __init__(
+        self,
+        connections: Connections,
+        cache: PermissionCache,
+        exchange: RevocationExchange | None = None,
+    ) -> None:
         self._connections = connections
         self._cache = cache
+        self._exchange = exchange
+        if exchange is not None:
+            exchange.start(self._revoke_here)
 
     def revoke(self, topic: str | None = None, subject: str | None = None) -> int:
-        """End the subscriptions to a topic, or of a subject; return how many these are.
+        """End the subscriptions to a topic, or of a subject; return how many this node ends.
 
-        Remembered permissions are forgotten. A client that is still permitted may come back.
+        Remembered permissions are forgotten. A client that is still permitted may come back. The
+        other nodes are told in the background, or once they can be reached, which is logged.
 
         :param topic: a topic, or a pattern of topics as in tokens; None for all.
         :param subject: whose subscriptions; None for all.
 
         Raises ValueError if both are None, or the pattern is not valid.
         """
+        ended, told = self._revoke(topic, subject)
+        told.addErrback(_log_untold)
+        return ended
+
+    def revoke_everywhere(
+        self, topic: str | None = None, subject: str | None = None
+    ) -> Deferred[int]:
+        """Do the same, and wait until the other nodes are told.
+
+        Fails with ``Unavailable`` if they cannot be reached, and are told later.
+        """
+        ended, told = self._revoke(topic, subject)
+        return told.addCallback(lambda _: ended)
+
+    def _revoke(self, topic: str | None, subject: str | None) -> tuple[int, Deferred[None]]:
         if topic is None and subject is None:
             raise ValueError("topic or subject must be given")
         if topic is not None:
             check_pattern(topic)
+        ended = self._revoke_here(topic, subject)
+        return ended, succeed(None) if self._exchange is None else self._exchange.tell(
+            topic, subject
+        )
 
+    def _revoke_here(self, topic: str | None, subject: str | None) -> int:
         def concerns(name: str) -> bool:
             return topic is None or matches(topic, name)
 
@@ -213,3 +264,12 @@ class Revoker:
             for one in self._connections
             if subject is None or one.subject == subject
         )
+
+
+def _log_untold(failure: Failure) -> None:
+    failure.trap(Unavailable)
+    _log.warn(
+        "the other nodes cannot be told yet what was revoked: {reason}",
+        event="revocation_untold",
+        reason=failure.getErrorMessage(),
+    )

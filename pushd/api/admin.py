@@ -12,7 +12,7 @@ from typing import Any
 from pushd.access.closing import Closing
 from pushd.access.connections import Connection
 from pushd.api.resource import AsyncResource, DaemonState, require_known
-from pushd.errors import BadRequest
+from pushd.errors import BadRequest, Unavailable
 from pushd.protocols.http.response import Response, json_response
 from pushd.topics.publication import Id
 from pushd.topics.scheduled import ScheduledPublication
@@ -65,7 +65,7 @@ class ConnectionResource(AsyncResource):
 
 
 class SubscriptionListResource(AsyncResource):
-    """``/subscriptions``: subscriptions of this node, which can be revoked."""
+    """``/subscriptions``: subscriptions, which can be revoked."""
 
     methods = ("DELETE",)
 
@@ -76,9 +76,12 @@ class SubscriptionListResource(AsyncResource):
         if topic is None and subject is None:
             raise BadRequest("topic or subject must be given", "topic")
         try:
-            ended = self._state.revoker.revoke(topic, subject)
+            ended = await self._state.revoker.revoke_everywhere(topic, subject)
         except ValueError as error:
             raise BadRequest(error, "topic") from None
+        except Unavailable as error:
+            line = f"ended at this node; the others are told as soon as possible: {error}"
+            raise BadRequest(line, "broker", 503) from None
         return json_response(200, {"ended": ended})
 
 

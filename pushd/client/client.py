@@ -202,7 +202,8 @@ class Client:
     def revoke(self, *, topic: str | None = None, subject: str | None = None) -> int:
         """End the subscriptions to a topic, or of a subject; return how many these are.
 
-        Those of the node that is asked. The topic may be a pattern, as in tokens.
+        Other nodes over the same Redis end theirs as well, which are not counted. The topic may be
+        a pattern, as in tokens.
         """
         query = {"topic": topic, "subject": subject}
         given = {name: value for name, value in query.items() if value is not None}

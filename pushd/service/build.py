@@ -213,7 +213,7 @@ def _build_state(inputs: _BuildInputs) -> DaemonState:
         attendances=Attendances(presence, rules, connections),
         default_rule=partial(_make_default_rule, settings, inputs.live),
         permissions=permissions,
-        revoker=Revoker(connections, permissions),
+        revoker=Revoker(connections, permissions, broker.revocations),
     )
 
 

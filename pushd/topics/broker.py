@@ -12,6 +12,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from pushd.access.permissions import RevocationExchange
 from pushd.schedule.timeouts import TimeoutQueue
 from pushd.topics.cursor import UNKNOWN, Cursor
 from pushd.topics.history import History
@@ -96,6 +97,10 @@ class Broker(TopicSource, Protocol):
         """Shares presence with other nodes; None for a single process."""
 
     @property
+    def revocations(self) -> RevocationExchange | None:
+        """Shares revocations with other nodes; None for a single process."""
+
+    @property
     def published(self) -> int:
         """Publications that this node has accepted."""
 
@@ -154,6 +159,7 @@ class MemoryBroker:
 
     #: There are no other nodes.
     presence: PresenceExchange | None = None
+    revocations: RevocationExchange | None = None
 
     def __init__(self, clock: IReactorTime, history: History, generation: str = UNKNOWN) -> None:
         #: Publications accepted.

@@ -8,6 +8,7 @@ from math import inf, nan
 from typing import Any
 
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access import permissions
@@ -15,7 +16,8 @@ from pushd.access.closing import PERMISSION_EXPIRED, PERMISSION_REVOKED, TOKEN_E
 from pushd.access.connections import Connections
 from pushd.access.permissions import Permission, PermissionCache, Question, Revoker
 from pushd.access.tokens import Identity
-from pushd.errors import NotPermitted
+from pushd.errors import NotPermitted, Unavailable
+from tests.support.fake_revocations import FakeExchange
 
 TOKEN = Identity(subject="ann", expires=100, subscribe=("a",), info="of the token")
 
@@ -213,6 +215,31 @@ class RevokerTests(SynchronousTestCase):
         for topic in (None, "", "a//b", "**/a"):
             self.assertRaises(ValueError, self.revoker.revoke, topic)
         self.assertEqual(self.cache.revoked, 0)
+
+    def test_exchange(self) -> None:
+        """The other nodes are told, and what they tell ends subscriptions here."""
+        exchange = FakeExchange()
+        revoker = Revoker(self.connections, self.cache, exchange)
+        self.assertEqual(revoker.revoke("news"), 3)
+        self.assertEqual(self.successResultOf(revoker.revoke_everywhere(subject="ann")), 3)
+        self.assertEqual(exchange.told, [("news", None), (None, "ann")])
+        self.assertRaises(ValueError, revoker.revoke_everywhere)
+        exchange.revoke("chat/*", "bob")
+        self.assertEqual(len(exchange.told), 2)
+        self.assertEqual(self.cache.revoked, 3)
+
+    def test_unreachable_exchange(self) -> None:
+        """If the other nodes can't be told, the subscriptions here end all the same."""
+        exchange = FakeExchange()
+        exchange.error = Unavailable("Redis is away")
+        revoker = Revoker(self.connections, self.cache, exchange)
+        with capturedLogs() as events:
+            self.assertEqual(revoker.revoke("news"), 3)
+        [event] = events
+        self.assertEqual(event["event"], "revocation_untold")
+        self.assertEqual(event["reason"], "Redis is away")
+        self.failureResultOf(revoker.revoke_everywhere("chat/*"), Unavailable)
+        self.assertEqual(self.cache.revoked, 2)
 
 
 class NotPermittedTests(SynchronousTestCase):

@@ -25,6 +25,7 @@ from pushd.topics.redis.scripts import (
 )
 from pushd.topics.rules import Rules
 from tests.support.fake_presence_redis import PRESENCE_SCRIPTS, FakePresenceData
+from tests.support.fake_revocations import REVOCATION_SCRIPTS, FakeRevocationData
 
 NAMES = RedisNames()
 
@@ -61,6 +62,7 @@ class FakeRedis:
     def forget(self) -> None:
         """Delete all data."""
         self.presence = FakePresenceData(self.clock, self.send_message)
+        self.revocations = FakeRevocationData(self.send_message)
         epochs = iter(range(1000))
         count = len(self.sessions)
         self.history = History(
@@ -127,7 +129,7 @@ class FakeRedis:
     def send_message(self, channel: bytes, message: bytes) -> None:
         """Send a message to all sessions that are subscribed to a channel."""
         for session in self.sessions:
-            if session.open and channel in session.channels:
+            if session.open and channel in (*session.channels, NAMES.revocation_channel):
                 session.on_message(channel, message)
 
 
@@ -157,6 +159,9 @@ class FakeSession:
             self.generations.append(args[2])
             settling = self.redis.settling
             return succeed(GENERATION.encode()) if settling is None else fail(settling)
+        if script in REVOCATION_SCRIPTS:
+            # Each session begins with one of them: they are not recorded.
+            return self.redis.revocations.run(script, args)
         if script in PRESENCE_SCRIPTS:
             self.redis.asked.append(PRESENCE_SCRIPTS[script])
             if not self.open:
@@ -189,7 +194,9 @@ class FakeSession:
         return self.redis.reply([cursor, [f"pushd:{{{name}}}:topic".encode() for name in some]])
 
     def subscribe(self, channel: bytes) -> Deferred[Any]:
-        """Subscribe."""
+        """Subscribe; to the channel of revocations each session is subscribed anyway."""
+        if channel == NAMES.revocation_channel:
+            return succeed(None)
         self.channels.append(channel)
         return self.redis.reply(None if self.open else RedisUnavailable("not open"))
 

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
 
+from pushd.access.permissions import RevocationExchange
 from pushd.errors import RedisError, RedisUnavailable, Unavailable
 from pushd.topics.broker import Draft, ignore_gap, succeed_at_once
 from pushd.topics.cursor import UNKNOWN, Cursor
@@ -40,6 +41,7 @@ from pushd.topics.redis.commands import TopicCommands
 from pushd.topics.redis.followed_topic import FollowedTopic
 from pushd.topics.redis.presence import RedisPresence
 from pushd.topics.redis.reconnect import Reconnector
+from pushd.topics.redis.revocations import RedisRevocations
 from pushd.topics.redis.scripts import RedisNames
 from pushd.topics.redis.topic_sync import TopicSync
 from pushd.topics.redis.waiters import Waiters, make_timeouts
@@ -92,10 +94,16 @@ class RedisBroker:
             make_name=make_name,
             rules=Rules() if rules is None else rules,
         )
+        node = make_name()
         #: Shares presence with the other nodes.
         self.presence: PresenceExchange | None
         self.presence = self._presence = RedisPresence(
-            reactor, self._reconnector, names, node=make_name(), name=name
+            reactor, self._reconnector, names, node=node, name=name
+        )
+        #: Shares revocations with the other nodes.
+        self.revocations: RevocationExchange | None
+        self.revocations = self._revocations = RedisRevocations(
+            reactor, self._reconnector, names, node=node, name=name
         )
         self._sync = TopicSync(reactor, self._reconnector, self._commands, name=name)
         self._wait_timeouts = make_timeouts(reactor, self.fault)
@@ -199,13 +207,17 @@ class RedisBroker:
         self._waiters.wake()
         self._sync.connected()
         self._presence.connected()
+        self._revocations.connected(session)
 
     def _disconnected(self) -> None:
         self._sync.disconnected()
         self._presence.disconnected()
+        self._revocations.disconnected()
 
     def _receive(self, channel: bytes, message: bytes) -> None:
-        if not self._presence.receive(channel, message):
+        if self._presence.receive(channel, message):
+            return
+        if not self._revocations.receive(channel, message):
             self._sync.receive(channel, message)
 
     async def _replay(self, name: str, after: Id | None, limit: int) -> Replay:

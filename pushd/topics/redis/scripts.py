@@ -405,6 +405,16 @@ class RedisNames:
         """Return the channel of a topic's presence, whose name is that of no topic's channel."""
         return f"{self.prefix}:{self.db}@{topic}".encode()
 
+    @property
+    def revocations(self) -> str:
+        """The key of the stream of revocations."""
+        return f"{self.prefix}:revocations"
+
+    @property
+    def revocation_channel(self) -> bytes:
+        """Return the channel of revocations, whose name is that of no topic's channel."""
+        return f"{self.prefix}:{self.db}!revocations".encode()
+
     def idempotency_key(self, topic: str, key: str) -> str:
         """Return the key that stores the id published with an idempotency key."""
         return f"{self.prefix}:{{{topic}}}:key:{sha256(key.encode()).hexdigest()}"
