@@ -39,6 +39,8 @@ MOST_CALLS = {
     "push": 54,
     # A publication to one more subscriber. The sockets of these tests make four of them.
     "delivery": 5,
+    # The same, to one more connection with many topics, each of which is published to in turn.
+    "delivery of another topic": 47,
 }
 
 
@@ -55,6 +57,10 @@ class CostTestCase(SynchronousTestCase):
     def setUp(self) -> None:
         """Start it, with fast paths."""
         self.patch(FAST_PATHS, "enabled", True)
+        self.start()
+
+    def start(self) -> None:
+        """Start a daemon."""
         self.daemon = Daemon({"/echo/": echo, "/test/": ticker}, max_per_address=1000)
         self.addCleanup(self.daemon.stop)
 
@@ -161,6 +167,40 @@ class CallTests(CostTestCase):
         self.assertEqual(len({id(server.fake_socket.given[-1]) for server in servers}), 1)
         calls = (counted[3] - counted[1]) / SUBSCRIBERS
         self.assertLessEqual(calls, MOST_CALLS["delivery"])
+
+    def connect_to_many(self, connections: int, topics: int) -> None:
+        """Open WebSockets with many topics, and publish to each, as the first time costs more."""
+        names = "&".join(f"topic=t{number}" for number in range(topics))
+        self.connect(connections, f"/topics?{names}", "Sec-WebSocket-Protocol: pushd.v1")
+        self.publish_to_each(topics)
+
+    def publish_to_each(self, topics: int) -> None:
+        """Publish to each of some topics, one after the other."""
+        for number in range(topics):
+            self.daemon.publish(f"t{number}", "x")
+
+    def test_many_topics(self) -> None:
+        """A publication costs the same however many topics its connections have."""
+        counted = []
+        for topics in (2, 100):
+            for count in (1, SUBSCRIBERS):
+                self.connect_to_many(count, topics)
+                self.daemon.publish("t1", "x")
+                counted.append(calls_of(lambda: self.daemon.publish("t1", "x")))
+                self.start()
+        self.assertEqual(counted[:2], counted[2:])
+        calls = (counted[1] - counted[0]) / (SUBSCRIBERS - 1)
+        self.assertLessEqual(calls, MOST_CALLS["delivery"])
+
+    def test_each_of_many_topics(self) -> None:
+        """A publication to another topic than the last one, to one more connection."""
+        counted, topics = [], 20
+        for count in (1, SUBSCRIBERS):
+            self.connect_to_many(count, topics)
+            counted.append(calls_of(lambda: self.publish_to_each(topics)))
+            self.start()
+        calls = (counted[1] - counted[0]) / (SUBSCRIBERS - 1) / topics
+        self.assertLessEqual(calls, MOST_CALLS["delivery of another topic"])
 
 
 class DeliveryTests(CostTestCase):

@@ -55,9 +55,10 @@ def read_message(value: Any) -> Began | Message | None:
         return Began(value["subscribed"], value["id"], value["recovered"])
     if "error" in value:
         where = value.get("where")
-        raise Refused(403 if where == "token" else 400, _explain(value, "error"), where, None)
+        status = value.get("code", 403 if where == "token" else 400)
+        raise Refused(int(status), _explain(value, "error"), where, None)
     if "unsubscribed" in value:
-        raise Refused(403, _explain(value, "reason"), "token", None)
+        raise Refused(int(value.get("code", 403)), _explain(value, "reason"), "token", None)
     if "id" not in value or "topic" not in value:
         return None
     encoded = value.get("base64")

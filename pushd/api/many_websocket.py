@@ -291,7 +291,7 @@ class _Client:
         try:
             identity = await self._view.access.authorize(self._caller, "subscribe", topic.name)
         except (Denied, BadRequest) as refused:
-            self._end_with(topic.name, refused.reason)
+            self._end_with(topic.name, refused.reason, code=refused.status)
         else:
             self._permit(topic, identity)
 
@@ -309,10 +309,10 @@ class _Client:
     def _end(self, name: str, closing: Closing) -> None:
         self._end_with(name, closing.reason)
 
-    def _end_with(self, name: str, reason: str) -> None:
+    def _end_with(self, name: str, reason: str, **more: int) -> None:
         """End a subscription, and tell the client why."""
         self._forget(name)
-        self._send({"unsubscribed": name, "reason": reason})
+        self._send({"unsubscribed": name, "reason": reason, **more})
 
     def _forget(self, name: str) -> None:
         topic = self._topics.pop(name)
@@ -335,7 +335,7 @@ class _Client:
             event="subscriber_failed",
             topic=name,
         )
-        self._refuse(BadRequest("internal error", "subscribe"), name)
+        self._refuse(BadRequest("internal error", "subscribe", 500), name)
 
     def _tell_expiry(self) -> None:
         """Close the connection when its token expires, and tell the client when that is."""
@@ -347,7 +347,11 @@ class _Client:
         self._send({"expires_in": floor(ends - self._view.authorizer.now())})
 
     def _refuse(self, refused: BadRequest | Denied, name: str | None) -> None:
-        value = {"error": refused.reason, "where": refused.where}
+        value: dict[str, Any] = {
+            "error": refused.reason,
+            "where": refused.where,
+            "code": refused.status,
+        }
         if name is not None and len(name) <= _MAX_ECHO and is_encodable(name):
             value["topic"] = name
         self._send(value)

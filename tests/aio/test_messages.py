@@ -40,6 +40,7 @@ class ReadTests(SynchronousTestCase):
             ({"error": "no", "topic": "t", "where": "token"}, 403, "token: t: no (403)"),
             ({"error": "bad id", "topic": "t", "where": "after"}, 400, "after: t: bad id (400)"),
             ({"error": "not JSON"}, 400, "not JSON (400)"),
+            ({"error": "late", "topic": "t", "code": 503}, 503, "t: late (503)"),
             ({"unsubscribed": "t", "reason": "gone"}, 403, "token: t: gone (403)"),
             ({"unsubscribed": "t"}, 403, "token: t: the subscription was ended (403)"),
         ]

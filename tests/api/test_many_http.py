@@ -442,7 +442,9 @@ class DependencyTests(TopicTestCase):
         self.patch(self.daemon._service._broker, "locate", lambda *args: 1 / 0)
         browser.send(json.dumps({"subscribe": "a", "after": "g.1"}))
         [heard] = [json.loads(message) for message in browser.messages]
-        self.assertEqual(heard, {"error": "internal error", "where": "subscribe", "topic": "a"})
+        self.assertEqual(
+            heard, {"error": "internal error", "where": "subscribe", "code": 500, "topic": "a"}
+        )
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     def test_first_topic_ends_all(self) -> None:

@@ -187,6 +187,7 @@ class TokenTests(MultiTopicTestCase):
                     "error": "token does not permit subscribing to orders",
                     "topic": "orders",
                     "where": "token",
+                    "code": 403,
                 }
             ],
         )
@@ -285,6 +286,28 @@ class EndTests(MultiTopicTestCase):
         answers[1].callback(False)
         self.daemon.advance(0)
         self.assertEqual(self.heard(), [])
+
+    def test_codes(self) -> None:
+        """Errors, and the ends of subscriptions, have a status: after 500 or more, ask again."""
+        calls = 0
+
+        def authorize(request: Any, action: str, topic: str) -> bool:
+            nonlocal calls
+            calls += 1
+            if topic == "broken" or calls > 3:
+                raise ZeroDivisionError
+            return topic == "a"
+
+        self.start(token_keys=secret_keys(), authorize=authorize)
+        self.connect(f"?token={token('eve')}")
+        self.heard()
+        topics = ("a", "secret", "broken", "a b")
+        codes = [self.ask(subscribe=topic)[0].get("code") for topic in topics]
+        self.assertEqual(codes, [None, 403, 500, 400])
+        heard = self.ask(token=token("eve"))
+        end = {"unsubscribed": "a", "reason": "the authorizer failed", "code": 500}
+        self.assertEqual(heard[-1], end)
+        self.flushLoggedErrors(ZeroDivisionError)
 
     def test_ends_in_between(self) -> None:
         """A connection that ends with its first publications begins nothing else."""

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
+from time import monotonic, sleep, time
+from urllib.request import urlopen
 
 import pytest
 from playwright.sync_api import Page
 
+from tests.browser.conftest import TIMEOUT, assert_clean_exit
 from tests.browser.connecting import (
     connect,
     follow,
@@ -16,7 +21,9 @@ from tests.browser.connecting import (
 )
 from tests.browser.subscribing import TRANSPORTS, Publisher
 from tests.browser.tcp_proxy import TcpProxy
+from tests.live.attacked_daemon import control_url_of
 from tests.support.daemon_process import DaemonProcess
+from tests.support.keyring import SECRET, token
 
 
 @pytest.fixture
@@ -87,3 +94,70 @@ def test_ten_topics(
     assert page.evaluate("(topic) => handles[topic].state", topics[0]) == closed
     errors = [error for error in console_errors if "ERR_" not in error]
     assert errors == []
+
+
+@pytest.fixture
+def guarded_daemon(tmp_path: Path) -> Iterator[DaemonProcess]:
+    """Run a daemon whose topics have presence, and need a token."""
+    (tmp_path / "key").write_bytes(SECRET)
+    rule = '[[topic]]\nmatch = "room/*"\nsubscribe = "token"\npresence = true\n'
+    (tmp_path / "pushd.toml").write_text(rule)
+    args = [
+        "--config",
+        "pushd.toml",
+        "--token-key",
+        "key",
+        "--control",
+        "tcp:0:interface=127.0.0.1",
+    ]
+    with DaemonProcess(args, directory=tmp_path) as daemon:
+        yield daemon
+    assert_clean_exit(daemon)
+
+
+def open_tab(browser_page: Page, daemon: DaemonProcess, subject: str, transport: str) -> Page:
+    """Open another tab of the same browser, in which a person watches who is in the room."""
+    tab = browser_page.context.new_page()
+    tab.goto(daemon.url)
+    made = token(subject, subscribe=["room/*"], exp=time() + 600)
+    tab.evaluate("(token) => (window.makeToken = () => token)", made)
+    connect(tab, transports=[transport])
+    follow(tab, "room/1", presence=True)
+    wait_for_topic(tab, "room/1")
+    return tab
+
+
+def present(daemon: DaemonProcess) -> dict[str, int]:
+    """Return the number of connections of each subject in the room."""
+    url = f"{control_url_of(daemon)}topics/room/1/presence"
+    with urlopen(url, timeout=TIMEOUT / 1000) as answer:
+        subjects = json.load(answer)["subjects"]
+    return {subject["subject"]: len(subject["connections"]) for subject in subjects}
+
+
+def wait_until_present(daemon: DaemonProcess, expected: dict[str, int]) -> None:
+    """Wait until these subjects are in the room, with as many connections each."""
+    end = monotonic() + TIMEOUT / 1000
+    while (found := present(daemon)) != expected:
+        assert monotonic() < end, found
+        sleep(0.05)
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_three_tabs(page: Page, guarded_daemon: DaemonProcess, transport: str) -> None:
+    """One person with three tabs is one subject with three connections; the last one leaves."""
+    watcher = open_tab(page, guarded_daemon, "bob", transport)
+    tabs = [open_tab(page, guarded_daemon, "ann", transport) for _ in range(3)]
+    wait_until_present(guarded_daemon, {"bob": 1, "ann": 3})
+    watcher.wait_for_function("() => handles['room/1'].presence()?.count === 2")
+    subjects = watcher.evaluate("handles['room/1'].presence().subjects.map((one) => one.subject)")
+    assert sorted(subjects) == ["ann", "bob"]
+    tabs.pop().close()
+    wait_until_present(guarded_daemon, {"bob": 1, "ann": 2})
+    for tab in tabs:
+        tab.close()
+    watcher.wait_for_function("() => noticed['room/1'].at(-1)?.type === 'left'")
+    told = watcher.evaluate("noticed['room/1'].map(({ type, subject }) => [type, subject])")
+    # The second and the third tab, and the end of the first, are not told.
+    assert [one for one in told if one[1] == "ann"] == [["joined", "ann"], ["left", "ann"]]
+    assert present(guarded_daemon) == {"bob": 1}
