@@ -207,7 +207,7 @@ class TokenTests(MultiTopicTestCase):
         expiry, ended = self.ask(token=f" {token('eve', subscribe=['b', 'c'])}\n")
         self.assertIn("expires_in", expiry)
         reason = "token does not permit subscribing to a"
-        self.assertEqual(ended, {"unsubscribed": "a", "reason": reason})
+        self.assertEqual(ended, {"unsubscribed": "a", "reason": reason, "code": 403})
         self.assertEqual(self.ask(subscribe="c")[0]["subscribed"], "c")
         self.assertEqual(self.describe("a")["subscribers"], {})
 
