@@ -34,7 +34,16 @@ class Nodes:
 
     def subscribe(self) -> list[ClientConnection]:
         """Subscribe at each node; return the connections."""
-        return [self._stack.enter_context(_subscribe(daemon)) for daemon in self.daemons]
+        clients: list[ClientConnection] = []
+        subprotocols: Any = ["pushd.v1"]
+        for daemon in self.daemons:
+            url = f"ws://{urlsplit(daemon.url).netloc}/topics/rooms/1"
+            connecting: Any = connect(
+                url, subprotocols=subprotocols, proxy=None, open_timeout=PATIENCE
+            )
+            clients.append(self._stack.enter_context(connecting))
+            assert "subscribed" in clients[-1].recv(PATIENCE)
+        return clients
 
     def revoke(self) -> dict[str, Any]:
         """Revoke at the first node, as soon as Redis can be reached."""
@@ -88,11 +97,3 @@ def assert_revoked(client: ClientConnection) -> None:
         client.recv(PATIENCE)
     assert raised.value.rcvd is not None
     assert (raised.value.rcvd.code, raised.value.rcvd.reason) == (1008, "permission revoked")
-
-
-def _subscribe(daemon: DaemonProcess) -> ClientConnection:
-    url = f"ws://{urlsplit(daemon.url).netloc}/topics/rooms/1"
-    subprotocols: Any = ["pushd.v1"]
-    client = connect(url, subprotocols=subprotocols, proxy=None, open_timeout=PATIENCE)
-    assert "subscribed" in str(client.recv(PATIENCE))
-    return client
