@@ -92,6 +92,12 @@ def last_id_at(url: str, topic: str) -> str:
         return Client(url, timeout=_TIMEOUT).last_id(topic)
 
 
+def revoke_at(url: str, topic: str | None, subject: str | None) -> int:
+    """Ask a control port to end subscriptions; return how many it has ended."""
+    with _translated("not revoked"):
+        return Client(url, timeout=_TIMEOUT).revoke(topic=topic, subject=subject)
+
+
 @contextmanager
 def _translated(failure: str) -> Iterator[None]:
     """Raise for a failed request what the same call raises in the process of pushd."""

@@ -12,7 +12,6 @@ from inspect import iscoroutinefunction
 from typing import Any, cast
 
 from django.conf import settings
-from django.core import mail
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 from django.core.handlers.wsgi import WSGIHandler, WSGIRequest
 from django.core.signals import request_started
@@ -21,20 +20,14 @@ from django.urls import re_path
 from django.utils.module_loading import import_string
 
 from pushd.access.permissions import Permission
-from pushd.client.client import Client
-from pushd.errors import NotPermitted, Unavailable, Unreachable
+from pushd.client import anywhere
+from pushd.django.publishing import find_control_url
+from pushd.errors import NotPermitted
 from pushd.gateways.environ import make_environ
 from pushd.views import inprocess
 from pushd.views.request import Request
 
 _SETTING = "PUSHD_AUTHORIZE"
-
-# The setting with the URL of the control port, and its default: that of a pushd on this machine.
-_CONTROL_SETTING = "PUSHD_CONTROL_URL"
-_CONTROL_URL = "http://127.0.0.1:8081"
-
-# Seconds that each step of a request to it may take: a page waits for it.
-_TIMEOUT = 5.0
 
 
 def find_function() -> Callable[..., Any]:
@@ -69,22 +62,16 @@ def revoke(*, topic: str | None = None, subject: str | None = None) -> int:
 
     Returns how many these are. The topic may be a pattern; the subject of a user is the primary
     key, as text. As ``publish`` does, this asks the pushd of this process, or else the one at the
-    setting ``PUSHD_CONTROL_URL``; in Django's tests it does nothing unless a
-    ``pushd.testing.Daemon`` runs. Raises ValueError without topic and subject, Unavailable if pushd
-    cannot be reached, and Refused if it refuses.
+    setting or the environment variable ``PUSHD_CONTROL_URL``; in Django's tests it does nothing
+    unless a ``pushd.testing.Daemon`` runs. Raises ValueError without topic and subject, or for an
+    invalid pattern, and Unavailable if pushd cannot be reached, or cannot tell other nodes yet.
     """
     if topic is None and subject is None:
         raise ValueError("topic or subject must be given")
     if inprocess.is_running():
         return inprocess.revoke(topic=topic, subject=subject)
-    url = getattr(settings, _CONTROL_SETTING, _CONTROL_URL)
-    # Django's test runners replace the mailbox by a list of this name.
-    if url is None or hasattr(mail, "outbox"):
-        return 0
-    try:
-        return Client(url, timeout=_TIMEOUT).revoke(topic=topic, subject=subject)
-    except Unreachable as error:
-        raise Unavailable(f"not revoked: {error} (setting {_CONTROL_SETTING})") from error
+    url = find_control_url()
+    return 0 if url is None else anywhere.revoke_at(url, topic, subject)
 
 
 def _ask(function: Callable[..., Any], request: Any, action: str, topic: str) -> Any:

@@ -74,7 +74,7 @@ def last_id(topic: str) -> str | None:
     if daemon is not None:
         id: str = daemon.last_id(topic)
         return id
-    url = _control_url()
+    url = find_control_url()
     return None if url is None else anywhere.last_id_at(url, topic)
 
 
@@ -82,12 +82,12 @@ def _publish(topic: str, data: str | bytes | dict[str, Any] | list[Any], **optio
     daemon = anywhere.find_daemon()
     if daemon is not None:
         return daemon.publish(topic, data, **options)
-    url = _control_url()
+    url = find_control_url()
     return None if url is None else anywhere.publish_at(url, topic, data, **options)
 
 
-def _control_url() -> str | None:
-    """Return the URL of the control port; None if nothing is to be sent."""
+def find_control_url() -> str | None:
+    """Return the URL of the control port, for this process; None if nothing is to be sent."""
     # Django's test runners replace the mailbox by a list of this name.
     if hasattr(mail, "outbox"):
         return None

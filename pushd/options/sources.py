@@ -154,7 +154,7 @@ def read_file(options: Sequence[Option], path: str) -> Collected:
     for name, value in table.items():
         option = known.get(name)
         if option is None:
-            mistakes.append(f"{path}: {unknown_option(name, closest(name, known))}")
+            mistakes.append(f"{path}: {_unknown(name, value, known)}")
             continue
         where = f"{path}: {name}"
         try:
@@ -162,6 +162,14 @@ def read_file(options: Sequence[Option], path: str) -> Collected:
         except TypeError as error:
             mistakes.append(f"{where} {option.show_value(value)}: {error}")
     return Collected(given, mistakes, topics)
+
+
+def _unknown(name: str, value: object, known: Iterable[str]) -> str:
+    """Return the line for a name in a file that is that of no option."""
+    first = value[0] if isinstance(value, list) and value else value
+    if isinstance(first, dict):  # There is one kind of table.
+        return f"unknown table {name}: did you mean [[{TABLE}]]?"
+    return unknown_option(name, closest(name, known))
 
 
 def parse(

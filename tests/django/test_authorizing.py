@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from http.cookies import SimpleCookie
 from typing import Any
@@ -17,7 +18,8 @@ from django.test.utils import setup_test_environment, teardown_test_environment
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.closing import PERMISSION_REVOKED
-from pushd.django import authorizing, revoke
+from pushd.client import anywhere
+from pushd.django import revoke
 from pushd.django.authorizing import find_function
 from pushd.errors import Unavailable
 from pushd.gateways import application
@@ -257,10 +259,13 @@ class RevokeTests(SynchronousTestCase):
                 asked.append(query)
                 return 3
 
-        self.patch(authorizing, "Client", FakeClient)
+        self.patch(anywhere, "Client", FakeClient)
         with override_settings(PUSHD_CONTROL_URL="http://h:1"):
             self.assertEqual(revoke(subject="7"), 3)
         self.assertEqual(asked, ["http://h:1", {"topic": None, "subject": "7"}])
+        self.patch(os, "environ", os.environ | {"PUSHD_CONTROL_URL": "http://h:2"})
+        revoke(topic="t")
+        self.assertEqual(asked[2:], ["http://h:2", {"topic": "t", "subject": None}])
 
     def test_nowhere(self) -> None:
         """Without a control port, and in Django's tests, nothing is done."""

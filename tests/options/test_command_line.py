@@ -376,6 +376,15 @@ class CheckTests(OptionsTestCase):
         start = "pushd: --listen ssl:1:privateKey=x: must be an endpoint"
         self.assertTrue(lines[3].startswith(start), lines[3])
 
+    def test_unknown_tables(self) -> None:
+        """For a table of another name, the one that exists is suggested."""
+        for head in ("[[topics]]", "[[rule]]", "[rules]", "[a.b]"):
+            name = head.strip("[]").partition(".")[0]
+            file = self.write(head, 'match = "a"')
+            error = self.assertRaises(SystemExit, parse, "--check", "--config", file)
+            line = f"pushd: pushd.toml: unknown table {name}: did you mean [[topic]]?"
+            self.assertEqual(str(error), line)
+
     def test_print_config(self) -> None:
         """--print-config prints each option with its description; as a file it changes nothing."""
         said, code = self.run_and_exit("--print-config")
