@@ -161,3 +161,19 @@ def test_three_tabs(page: Page, guarded_daemon: DaemonProcess, transport: str) -
     # The second and the third tab, and the end of the first, are not told.
     assert [one for one in told if one[1] == "ann"] == [["joined", "ann"], ["left", "ann"]]
     assert present(guarded_daemon) == {"bob": 1}
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_denied_topic(page: Page, guarded_daemon: DaemonProcess, transport: str) -> None:
+    """A topic that the server denies is closed with the reason, and the others go on."""
+    tab = open_tab(page, guarded_daemon, "ann", transport)
+    # The pattern of the token is room/*, and topics without a rule need a token as well.
+    follow(tab, "room/2", "secret", "a b")
+    for topic, code in (("secret", 403), ("a b", 400)):
+        assert wait_for_topic(tab, topic, "closed")["code"] == code
+    wait_for_topic(tab, "room/2")
+    last = Publisher(guarded_daemon).publish("room/2", "hello")
+    wait_for_data(tab, "room/2", ["hello"])
+    assert tab.evaluate("handles['room/2'].id") == last
+    assert tab.evaluate("connection.state.state") == "open"
+    wait_for_topic(tab, "room/1")
