@@ -23,6 +23,7 @@ from __future__ import annotations
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from fcntl import ioctl
 from functools import cache
 from termios import TIOCOUTQ
@@ -191,6 +192,16 @@ def sender(transport: Any) -> Callable[[bytes], int] | None:
         return None
     send: Callable[[bytes], int] = transport.socket.send
     return send
+
+
+def write_at_once(transport: Any, data: bytes) -> None:
+    """Write to a transport; if its buffer is empty, to its socket before this returns."""
+    send, sent = sender(transport), 0
+    if send is not None:
+        with suppress(OSError):  # As in DirectWriter.
+            sent = send(data)
+    if sent < len(data):
+        transport.write(data[sent:])
 
 
 class _OrderlyClose(Failure):

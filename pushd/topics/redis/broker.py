@@ -205,8 +205,8 @@ class RedisBroker:
         self._presence.disconnected()
 
     def _receive(self, channel: bytes, message: bytes) -> None:
-        if not self._presence.receive(channel, message):
-            self._sync.receive(channel, message)
+        if not self._sync.receive(channel, message):
+            self._presence.receive(channel, message)
 
     async def _replay(self, name: str, after: Id | None, limit: int) -> Replay:
         while True:
