@@ -452,7 +452,7 @@ def make_broker(
     if address is None:
         history = History(reactor, retention, make_name, grown, rules)
         return MemoryBroker(reactor, history, generation=make_name())
-    # Imported here because its library is an extra, and imports the global reactor.
+    # Imported here because its library is an extra.
     from pushd.topics.redis.session import open_session
 
     return RedisBroker(

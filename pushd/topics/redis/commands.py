@@ -207,9 +207,7 @@ class TopicCommands:
             HOLD * 1000,
         ]
 
-    def _answered(
-        self, answer: Any, count: int, size: int, published: Deferred[list[Id]]
-    ) -> None:
+    def _answered(self, answer: Any, count: int, size: int, published: Deferred[list[Id]]) -> None:
         """Pass on the answer to some publications."""
         self._unanswered -= count
         self._unanswered_bytes -= size
@@ -249,17 +247,21 @@ class _Place:
     kept: tuple[int, int, int]
 
 
+# What reading an answer raises that our scripts do not give: the server may be any.
+_MALFORMED = (AttributeError, IndexError, TypeError, ValueError)
+
+
 @contextmanager
 def _reading() -> Iterator[None]:
-    """Raise RedisError for an answer that our scripts do not give: the server may be any."""
+    """Raise RedisError for an answer of another form."""
     try:
         yield
-    except (AttributeError, IndexError, TypeError, ValueError):
+    except _MALFORMED:
         raise RedisError(_UNEXPECTED) from None
 
 
 def _read_ids(ids: list[bytes], count: int) -> list[Id]:
-    with _reading():
+    with suppress(*_MALFORMED):
         if len(ids) == count:
             return [read_id(id) for id in ids]
     raise RedisError(_UNEXPECTED)

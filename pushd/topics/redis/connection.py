@@ -24,7 +24,7 @@ from pushd.topics.redis.address import RedisAddress
 from pushd.topics.redis.scripts import ALL
 
 # The type stub of hiredis allows only commands of one word.
-_pack: Callable[[tuple[Any, ...]], bytes] = pack_command  # type: ignore[assignment]
+_pack: Any = pack_command
 
 # Writes some data to a transport.
 Writer = Callable[[Any, bytes], object]
@@ -46,6 +46,9 @@ class CommandConnection(Protocol):
 
     :param write: writes to a transport what nothing else will follow in this reactor iteration.
     """
+
+    # Its abortConnection is part of no interface that Protocol declares.
+    transport: Any
 
     def __init__(self, write: Writer = write_later) -> None:
         #: True once the server has sent something that is not the protocol of Redis.
