@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from bench.load import run_load
+from bench.nodes import NODES
 from bench.publishing import PUBLISHING
 from bench.readings import Readings, scaled
 from bench.server import Server
@@ -188,4 +189,4 @@ WEBSOCKETS: tuple[Workload, ...] = (
     ),
 )
 
-WORKLOADS: tuple[Workload, ...] = (*WEBSOCKETS, *PUBLISHING)
+WORKLOADS: tuple[Workload, ...] = (*WEBSOCKETS, *PUBLISHING, *NODES)
