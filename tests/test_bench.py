@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -16,7 +17,7 @@ from xml.etree import ElementTree
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from bench import publishing
+from bench import nodes, publishing
 from bench.__main__ import choose, choose_workloads, main, make_parser
 from bench.build import is_older
 from bench.catalogue import CATALOGUE, PUSHD, version_of
@@ -709,6 +710,16 @@ class PublishingTests(SynchronousTestCase):
     def test_scaled(self) -> None:
         """A part of a number is at least one."""
         self.assertEqual([scaled(100, 0.25), scaled(10, 0.001)], [25, 1])
+
+
+class NodesTests(SynchronousTestCase):
+    """Two nodes over Redis are measured in turns with one in memory."""
+
+    def test_missing(self) -> None:
+        """Without Redis, the workload says what to install."""
+        self.patch(shutil, "which", lambda name: None)
+        error = self.assertRaises(Trouble, nodes.run_nodes, Server(PUSHD, Path()), 1)
+        self.assertIn("apt-get install redis-server", str(error))
 
 
 class CommandTests(SynchronousTestCase):

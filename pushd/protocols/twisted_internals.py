@@ -4,9 +4,9 @@ There are two reasons for them.
 
 **Fast paths** save time, and fall back to the public way (``pushd.protocols.fast_paths``):
 
-* *direct writes* (``DirectWriter``, ``sender``, ``lose``): data goes to the socket by one system
-  call at once, where a transport's own ``write`` waits until the reactor finds the socket
-  writable, which takes three. Needs to know that the transport's buffer is empty.
+* *direct writes* (``DirectWriter``, ``sender``, ``write_at_once``, ``lose``): data goes to the
+  socket by one system call at once, where a transport's own ``write`` waits until the reactor finds
+  the socket writable, which takes three. Needs to know that the transport's buffer is empty.
 * *whole heads* (``HTTPChannelAdapter.handle``): a head that was parsed in one piece skips
   twisted.web's parser, which saves 60 µs a handshake.
 * *direct starts* (``HTTPChannelAdapter.connectionMade``): a connection begins without setting an
