@@ -24,8 +24,8 @@ from pathlib import Path
 
 from bench.processes import measure_cpu
 
-# Time limit of each step, in seconds.
-_PATIENCE = 60.0
+#: Time limit of each step, in seconds.
+PATIENCE = 60.0
 
 _DATA = b"x" * 128
 # The size of a text frame: a length above 125 takes two more bytes (RFC 6455 §5.2).
@@ -61,7 +61,7 @@ class Program:
 
     def find(self, pattern: str) -> str:
         """Wait until the log matches a pattern; returns its group, or the whole match."""
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline and self._process.poll() is None:
             if match := re.search(pattern, self._log.read_text(errors="replace")):
                 return match[match.lastindex or 0]
@@ -79,19 +79,21 @@ class Subscribers:
 
     def __init__(self, port: int, number: int) -> None:
         # A subscription may begin after its 101; one from a known id misses nothing.
-        public = HTTPConnection("127.0.0.1", port, timeout=_PATIENCE)
+        public = HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
         public.request("GET", "/topics/bench?wait=0")
         self._id = json.loads(public.getresponse().read())["id"]
         public.close()
         self._selector = selectors.DefaultSelector()
-        self._sockets = [self._connect(port) for _ in range(number)]
+        self._sockets = [open_subscriber(port, self._id) for _ in range(number)]
+        for one in self._sockets:
+            self._selector.register(one, selectors.EVENT_READ)
 
     def receive(self, total: int) -> None:
         """Read until the subscribers together have received this many bytes."""
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + PATIENCE
         while total > 0:
             if time.monotonic() > deadline:
-                raise SystemExit(f"{total} bytes have not been delivered in {_PATIENCE:g} s")
+                raise SystemExit(f"{total} bytes have not been delivered in {PATIENCE:g} s")
             for key, _ in self._selector.select(1):
                 total -= len(key.fileobj.recv(1 << 16))  # type: ignore[union-attr]  # a socket
         assert total == 0
@@ -101,20 +103,21 @@ class Subscribers:
         for one in self._sockets:
             one.close()
 
-    def _connect(self, port: int) -> socket.socket:
-        one = socket.create_connection(("127.0.0.1", port), _PATIENCE)
-        one.sendall(
-            f"GET /topics/bench?after={self._id} HTTP/1.1\r\n".encode()
-            + b"Host: 127.0.0.1\r\nUpgrade: websocket\r\n"
-            b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-        )
-        head = b""
-        while not head.endswith(b"\r\n\r\n"):
-            head += one.recv(1)
-        assert b" 101 " in head, head
-        self._selector.register(one, selectors.EVENT_READ)
-        return one
+
+def open_subscriber(port: int, after: str) -> socket.socket:
+    """Subscribe to the topic of the benchmark, from an id on."""
+    one = socket.create_connection(("127.0.0.1", port), PATIENCE)
+    one.sendall(
+        f"GET /topics/bench?after={after} HTTP/1.1\r\n".encode()
+        + b"Host: 127.0.0.1\r\nUpgrade: websocket\r\n"
+        b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        head += one.recv(1)
+    assert b" 101 " in head, head
+    return one
 
 
 def measure(processes: int, redis: bool, subscribers: int, publications: int) -> str:
@@ -138,10 +141,10 @@ def measure(processes: int, redis: bool, subscribers: int, publications: int) ->
             command += ["--listen", f"reuseport:{port}:interface=127.0.0.1"]
             command += ["--control", "tcp:0:interface=127.0.0.1", "--max-per-address", "1000000"]
             daemons.append(stack.enter_context(Program(command, _CONTROL, folder)))
-        controls = [HTTPConnection(one.find(_CONTROL), timeout=_PATIENCE) for one in daemons]
+        controls = [HTTPConnection(one.find(_CONTROL), timeout=PATIENCE) for one in daemons]
         for control in controls:
             stack.callback(control.close)
-            _wait_until_ready(control)
+            wait_until_ready(control)
         clients = Subscribers(port, subscribers)
         stack.callback(clients.close)
         for number in range(publications // 10):
@@ -161,8 +164,9 @@ def measure(processes: int, redis: bool, subscribers: int, publications: int) ->
         )
 
 
-def _wait_until_ready(control: HTTPConnection) -> None:
-    deadline = time.monotonic() + _PATIENCE
+def wait_until_ready(control: HTTPConnection) -> None:
+    """Wait until a daemon, which is asked at its control port, may have traffic."""
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         control.request("GET", "/readyz")
         response = control.getresponse()

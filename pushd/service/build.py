@@ -35,6 +35,7 @@ from pushd.protocols.http.guard import control_guard, public_guard
 from pushd.protocols.http.policy import SitePolicy
 from pushd.protocols.http.site import PushdSite
 from pushd.protocols.http.static import StaticFiles
+from pushd.protocols.twisted_internals import write_at_once
 from pushd.protocols.websocket.protocol import PushFactory
 from pushd.schedule.coalescing import CoalescingClock
 from pushd.schedule.histogram import Histogram
@@ -451,12 +452,12 @@ def make_broker(
     if address is None:
         history = History(reactor, retention, make_name, grown, rules)
         return MemoryBroker(reactor, history, generation=make_name())
-    # Imported here because its library is an extra, and imports the global reactor.
+    # Imported here because its library is an extra.
     from pushd.topics.redis.session import open_session
 
     return RedisBroker(
         reactor,
-        partial(open_session, reactor, address),
+        partial(open_session, reactor, address, write=write_at_once),
         name=str(address),
         names=RedisNames(address.prefix, address.db),
         retention=retention,

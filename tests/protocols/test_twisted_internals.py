@@ -41,6 +41,7 @@ from pushd.protocols.twisted_internals import (
     takes_direct_writes,
     unsent,
     untaken,
+    write_at_once,
 )
 from pushd.testing import Daemon
 from pushd.views.decorators import require_websocket
@@ -161,6 +162,30 @@ class DirectWriterTests(SynchronousTestCase):
             self.write(b"abc")
             self.assertIn(self.transport, self.reactor.getWriters())
         self.assertEqual(unsent(self.transport), 6)
+
+    def test_write_at_once(self) -> None:
+        """A single write is one system call; behind data that waits, it waits as well."""
+        write_at_once(self.transport, b"one")
+        self.assertNotIn(self.transport, self.reactor.getWriters())
+        self.kernel.takes = 2
+        write_at_once(self.transport, b"two")
+        write_at_once(self.transport, b"!")
+        self.assertEqual(self.kernel.sent, [b"one", b"tw"])
+        self.kernel.takes = 100
+        self.transport.doWrite()
+        self.kernel.error = BrokenPipeError()
+        write_at_once(self.transport, b"lost")
+        self.assertIn(self.transport, self.reactor.getWriters())
+        self.assertEqual((self.kernel.sent[2:], unsent(self.transport)), ([b"o!"], 4))
+
+    def test_write_at_once_by_the_transport(self) -> None:
+        """Without fast paths, and to a transport of another kind, a single write waits."""
+        FAST_PATHS.enabled = False
+        write_at_once(self.transport, b"one")
+        self.assertEqual((self.kernel.sent, unsent(self.transport)), ([], 3))
+        transport = StringTransport()
+        write_at_once(transport, b"two")
+        self.assertEqual(transport.value(), b"two")
 
     def test_no_socket(self) -> None:
         """A transport that encrypts, or has no socket, is written to as usual."""

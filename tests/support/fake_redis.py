@@ -183,6 +183,10 @@ class FakeSession:
             return self.redis.reply(RedisError(self.redis.refusal))
         return self.redis.reply(getattr(self, f"_{names[script]}")(keys[1:], args[6:]))
 
+    def publish(self, keys: Sequence[str], args: Sequence[Any]) -> Deferred[Any]:
+        """Run the script that publishes."""
+        return self.run_script(PUBLISH, keys, args)
+
     def run(self, *args: Any) -> Deferred[Any]:
         """Run SCAN, which takes two calls to list all topics."""
         self.redis.asked.append(str(args[0]))

@@ -165,11 +165,9 @@ _PARSERS = {
 
 
 def find_missing_package() -> str | None:
-    """Return in one line what to install if a package for Redis is missing; None if none is."""
+    """Return in one line what to install if the package for Redis is missing; None if not."""
     try:
-        # Of its own, as txredisapi misses it only when it connects.
         import_module("hiredis")
-        import_module("txredisapi")
     except ImportError as error:
         return f"pip install 'pushd[redis]' ({error})"
     return None

@@ -215,10 +215,10 @@ class RedisBroker:
         self._revocations.disconnected()
 
     def _receive(self, channel: bytes, message: bytes) -> None:
-        if self._presence.receive(channel, message):
-            return
-        if not self._revocations.receive(channel, message):
-            self._sync.receive(channel, message)
+        if not self._sync.receive(channel, message) and not self._presence.receive(
+            channel, message
+        ):
+            self._revocations.receive(channel, message)
 
     async def _replay(self, name: str, after: Id | None, limit: int) -> Replay:
         while True:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, DeferredSemaphore, fail, maybeDeferred
+from twisted.python.failure import Failure
 
 from pushd.errors import RedisError, Unavailable
 from pushd.topics.broker import KEY_TTL, Draft
@@ -16,7 +18,6 @@ from pushd.topics.redis.scripts import (
     DESCRIBE,
     HOLD,
     LOCATE,
-    PUBLISH,
     REPLAY,
     SETTLE,
     TOPIC_TYPE,
@@ -40,6 +41,9 @@ _MAX_READS = 64
 
 # The error for an answer of another form.
 _UNEXPECTED = "unexpected answer: another program may write to this database"
+
+# Of how many topics it is remembered where they are kept, before all are forgotten.
+_MAX_PLACES = 1000
 
 # How many times SCAN is run to list the topics; each finds about a thousand.
 _MAX_SCANS = 100
@@ -70,6 +74,9 @@ class TopicCommands:
         self._reads = DeferredSemaphore(_MAX_READS)
         self._unanswered = 0
         self._unanswered_bytes = 0
+        # Where topics are kept that were published to, under a version of the rules.
+        self._places: dict[str, _Place] = {}
+        self._places_version = rules.version
 
     def channel(self, topic: str) -> bytes:
         """Return the name of a topic's channel."""
@@ -80,15 +87,17 @@ class TopicCommands:
 
         If the Deferred is cancelled, they are published all the same, and count until then.
         """
-        names, size = self._names, 0
-        keys, args = [names.server], [*self._common(session), KEY_TTL]
+        size = 0
+        keys, args = [self._names.server], [*self._common(session), KEY_TTL]
         for draft in drafts:
             kind, data = encode(draft.data, draft.event, draft.is_json)
-            topic, history = names.topic_keys(draft.topic)
-            key = topic if draft.key is None else names.idempotency_key(draft.topic, draft.key)
-            keys += topic, history, key
-            kept = self._size(draft.topic), *self._keeping(draft.topic)
-            args += self.channel(draft.topic), kind, data, *kept
+            place = self._place(draft.topic)
+            keys += place.keys
+            if draft.key is None:
+                keys.append(place.keys[0])
+            else:
+                keys.append(self._names.idempotency_key(draft.topic, draft.key))
+            args += place.channel, kind, data, *place.kept
             size += len(data)
         if (
             self._unanswered + len(drafts) > _MAX_UNANSWERED
@@ -97,10 +106,9 @@ class TopicCommands:
             return fail(Unavailable("too many publications are waiting for an answer from Redis"))
         self._unanswered += len(drafts)
         self._unanswered_bytes += size
-        running = maybeDeferred(session.run_script, PUBLISH, keys, args)
         published: Deferred[list[Id]] = Deferred()
-        running.addBoth(self._answered, len(drafts), size).addCallback(_read_ids, len(drafts))
-        running.chainDeferred(published)
+        publishing = maybeDeferred(session.publish, keys, args)
+        publishing.addBoth(self._answered, len(drafts), size, published)
         return published
 
     async def settle(self, session: RedisSession) -> None:
@@ -199,23 +207,61 @@ class TopicCommands:
             HOLD * 1000,
         ]
 
-    def _answered(self, result: Any, count: int, size: int) -> Any:
+    def _answered(self, answer: Any, count: int, size: int, published: Deferred[list[Id]]) -> None:
+        """Pass on the answer to some publications."""
         self._unanswered -= count
         self._unanswered_bytes -= size
-        return result
+        if isinstance(answer, Failure):
+            published.errback(answer)
+            return
+        try:
+            ids = _read_ids(answer, count)
+        except RedisError as error:
+            published.errback(error)
+        else:
+            published.callback(ids)
+
+    def _place(self, topic: str) -> _Place:
+        """Return where a topic is kept."""
+        if self._places_version != self._rules.version:
+            self._places_version = self._rules.version
+            self._places.clear()
+        place = self._places.get(topic)
+        if place is None:
+            if len(self._places) >= _MAX_PLACES:
+                self._places.clear()
+            kept = self._size(topic), *self._keeping(topic)
+            place = _Place(self._names.topic_keys(topic), self.channel(topic), kept)
+            self._places[topic] = place
+        return place
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a topic is kept."""
+
+    #: Its two keys, and its channel.
+    keys: tuple[str, str]
+    channel: bytes
+    #: How many publications it keeps; for how long, in ms; and 1 if it retains the newest.
+    kept: tuple[int, int, int]
+
+
+# What reading an answer raises that our scripts do not give: the server may be any.
+_MALFORMED = (AttributeError, IndexError, TypeError, ValueError)
 
 
 @contextmanager
 def _reading() -> Iterator[None]:
-    """Raise RedisError for an answer that our scripts do not give: the server may be any."""
+    """Raise RedisError for an answer of another form."""
     try:
         yield
-    except (AttributeError, IndexError, TypeError, ValueError):
+    except _MALFORMED:
         raise RedisError(_UNEXPECTED) from None
 
 
 def _read_ids(ids: list[bytes], count: int) -> list[Id]:
-    with _reading():
+    with suppress(*_MALFORMED):
         if len(ids) == count:
             return [read_id(id) for id in ids]
     raise RedisError(_UNEXPECTED)

@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
-from twisted.internet.defer import Deferred, maybeDeferred
+from hiredis import ProtocolError, Reader, pack_command
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.endpoints import (
     HostnameEndpoint,
     UNIXClientEndpoint,
     wrapClientTLS,
 )
 from twisted.internet.interfaces import IAddress, IStreamClientEndpoint
-from twisted.internet.protocol import Factory, connectionDone
+from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.ssl import optionsForClientTLS
 from twisted.python.failure import Failure
-from txredisapi import (
-    ConnectionError as LibraryConnectionError,
-)
-from txredisapi import (
-    HiredisProtocol,
-    InvalidData,
-    ResponseError,
-    SubscriberProtocol,
-)
 
 from pushd.errors import RedisError, RedisMisconfigured, RedisUnavailable
 from pushd.topics.redis.address import RedisAddress
 from pushd.topics.redis.scripts import ALL
+
+# The type stub of hiredis allows only commands of one word.
+_pack: Any = pack_command
+
+# Writes some data to a transport.
+Writer = Callable[[Any, bytes], object]
 
 # The first version whose streams can be trimmed by id.
 _MIN_VERSION = (6, 2)
@@ -36,76 +36,123 @@ _MIN_VERSION = (6, 2)
 _CONNECT_TIMEOUT = 5.0
 
 
-class CommandConnection(HiredisProtocol):
-    """A connection that runs commands. Strings in answers are bytes; numbers are not converted."""
+def write_later(transport: Any, data: bytes) -> None:
+    """Write to a transport, together with what else is written in this reactor iteration."""
+    transport.write(data)
 
-    def __init__(self) -> None:
-        super().__init__(charset=None, convertNumbers=False)
+
+class CommandConnection(Protocol):
+    """A connection that runs commands. Strings in answers are bytes; an error is a RedisError.
+
+    :param write: writes to a transport what nothing else will follow in this reactor iteration.
+    """
+
+    # Its abortConnection is part of no interface that Protocol declares.
+    transport: Any
+
+    def __init__(self, write: Writer = write_later) -> None:
         #: True once the server has sent something that is not the protocol of Redis.
         self.garbled = False
         #: Why the connection ended.
         self.reason = ""
         #: Called when the connection has ended.
         self.on_lost: Callable[[], None] = ignore
+        self._write = write
+        self._open = True
+        self._reader = Reader(protocolError=ProtocolError, replyError=_make_error)
+        # The commands that have no answer yet, in the order in which they were sent.
+        self._running: deque[Deferred[Any]] = deque()
 
     def run(self, *args: Any) -> Deferred[Any]:
         """Run a command; nothing is raised. Fails with RedisError or RedisUnavailable."""
-        running: Deferred[Any] = maybeDeferred(self.execute_command, *args)
-        return running.addErrback(self._translate)
+        if not self._open:
+            return fail(RedisUnavailable(self.reason))
+        try:
+            command = _pack(args)
+        except (TypeError, UnicodeError):
+            return fail(RedisError("an argument of a command cannot be encoded"))
+        # Behind a command without an answer, more may come: they leave together.
+        (write_later if self._running else self._write)(self.transport, command)
+        running: Deferred[Any] = Deferred()
+        self._running.append(running)
+        return running
 
     def abort(self) -> None:
         """Close the connection, if it is open, without waiting."""
         if self.transport is not None:
             self.transport.abortConnection()
 
-    def dataReceived(self, data: bytes, unpause: bool = False) -> None:
+    def dataReceived(self, data: bytes) -> None:
         """Parse answers. Data that is not the protocol of Redis ends the connection."""
+        reader = self._reader
+        reader.feed(data)
         try:
-            super().dataReceived(data, unpause)
-        except InvalidData:
+            while (answer := reader.gets()) is not False:
+                self.received(answer)
+        except ProtocolError:
             self.garbled = True
             self.transport.abortConnection()
 
-    def connectionLost(self, why: Failure = connectionDone) -> None:
+    def received(self, answer: Any) -> None:
+        """Take an answer. One to no command raises ProtocolError."""
+        if not self._running:
+            raise ProtocolError("an answer to no command")
+        running = self._running.popleft()
+        if isinstance(answer, RedisError):
+            running.errback(answer)
+        else:
+            running.callback(answer)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Record the reason, call ``on_lost``, and make pending commands fail."""
-        self.reason = f"the connection was lost: {why.getErrorMessage()}"
+        self._open = False
+        self.reason = f"the connection was lost: {reason.getErrorMessage()}"
         # First on_lost, so that a caller whose command fails does not use this session again.
         self.on_lost()
-        super().connectionLost(why)
-
-    def _translate(self, failure: Failure) -> Any:
-        if failure.check(ResponseError):
-            raise RedisError(" ".join(str(failure.value).split()))
-        if failure.check(LibraryConnectionError):
-            raise RedisUnavailable(self.reason)
-        if failure.check(InvalidData):
-            raise RedisError("an argument of a command cannot be encoded")
-        return failure
+        while self._running:
+            self._running.popleft().errback(RedisUnavailable(self.reason))
 
 
-class SubscriberConnection(CommandConnection, SubscriberProtocol):
+class SubscriberConnection(CommandConnection):
     """A connection that is subscribed to channels.
 
     :param on_message: called with a channel and a message.
     """
 
-    def __init__(self, on_message: Callable[[bytes, bytes], None]) -> None:
-        super().__init__()
+    def __init__(
+        self, on_message: Callable[[bytes, bytes], None], write: Writer = write_later
+    ) -> None:
+        super().__init__(write)
         self._on_message = on_message
+        #: True if it runs any command. If not, then only those for subscribers.
+        self.takes_commands = False
 
-    def replyReceived(self, reply: Any) -> None:
-        """Take an answer or a message. One that Redis does not send raises InvalidData."""
-        if isinstance(reply, list) and not all(
-            isinstance(part, bytes | int | None) for part in reply
-        ):
-            raise InvalidData("neither a message nor the answer to a command")
-        super().replyReceived(reply)
+    async def begin_commands(self, db: int) -> None:
+        """Let it run any command on a database, if Redis allows that.
 
-    def messageReceived(self, pattern: bytes | None, channel: bytes, message: bytes) -> None:
-        """Pass a message on."""
-        if not (isinstance(channel, bytes) and isinstance(message, bytes)):
-            raise InvalidData("not a message")
-        self._on_message(channel, message)
+        It does in RESP3, which our scripts and subscribers read as they read RESP2. Users whose ACL
+        lacks HELLO, and proxies, may not speak it.
+        """
+        with suppress(RedisError):
+            await self.run("HELLO", 3)
+            await self.run("SELECT", db)
+            self.takes_commands = True
+
+    def received(self, answer: Any) -> None:
+        """Take an answer or a message. One that Redis does not send raises ProtocolError."""
+        # No answer begins so: ids contain a colon.
+        if isinstance(answer, list) and len(answer) == 3 and answer[0] == b"message":
+            _, channel, message = answer
+            if not (isinstance(channel, bytes) and isinstance(message, bytes)):
+                raise ProtocolError("not a message")
+            self._on_message(channel, message)
+        else:
+            super().received(answer)
+
+
+def _make_error(text: str) -> RedisError:
+    """Return the exception for an error that a server answers, with its text in one line."""
+    return RedisError(" ".join(text.split()))
 
 
 class _SingleConnection(Factory):

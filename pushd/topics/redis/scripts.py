@@ -377,7 +377,7 @@ class RedisNames:
     prefix: str = PREFIX
     db: int = 0
 
-    @property
+    @cached_property
     def server(self) -> str:
         """The key about the server that wrote last, with the generation of all topics."""
         return f"{self.prefix}:server"

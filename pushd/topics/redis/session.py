@@ -1,6 +1,9 @@
 """A session: two connections to one Redis server, opened, checked and closed together.
 
-One connection runs commands. The other is subscribed to channels, where Redis allows few commands.
+One connection runs commands whose answers may be long. The other is subscribed to channels, and
+publishes, unless Redis does not speak RESP3: then it allows few commands there. Answers count
+towards the limit on what a subscriber has not read (``client-output-buffer-limit pubsub``), so
+that long ones must not come over it.
 """
 
 from __future__ import annotations
@@ -17,12 +20,14 @@ from pushd.topics.redis.address import RedisAddress
 from pushd.topics.redis.connection import (
     CommandConnection,
     SubscriberConnection,
+    Writer,
     check_server,
     find_endpoint,
     ignore,
     log_in,
+    write_later,
 )
-from pushd.topics.redis.scripts import Script
+from pushd.topics.redis.scripts import PUBLISH, Script
 
 # How long opening a session may take, in seconds.
 _OPEN_TIMEOUT = 10.0
@@ -52,6 +57,8 @@ class RedisSession:
     ) -> None:
         self._clock = clock
         self._commands, self._subscriber = connections
+        # What is published here and delivered here arrives in one piece with the answer.
+        self._publisher = self._subscriber if self._subscriber.takes_commands else self._commands
         #: The id of this run of the server.
         self.run_id = server["run_id"]
         self.trusted = trusted
@@ -67,9 +74,11 @@ class RedisSession:
 
         Fails with RedisError, or with RedisUnavailable: then it may have run all the same.
         """
-        rest = (len(keys), *keys, *args)
-        running = self._commands.run("EVALSHA", script.sha1, *rest)
-        return running.addErrback(self._run_source, script, rest)
+        return self._run(self._commands, script, keys, args)
+
+    def publish(self, keys: Sequence[str], args: Sequence[Any]) -> Deferred[Any]:
+        """Run ``PUBLISH``; see ``run_script``."""
+        return self._run(self._publisher, PUBLISH, keys, args)
 
     def run(self, *args: Any) -> Deferred[Any]:
         """Run a command. Fails with RedisError or RedisUnavailable."""
@@ -88,11 +97,15 @@ class RedisSession:
         self._on_lost = None
         self._end("")
 
-    def _run_source(self, failure: Failure, script: Script, rest: tuple[Any, ...]) -> Any:
-        # The script was loaded when the session was opened; SCRIPT FLUSH has removed it since.
-        if failure.check(RedisError) and str(failure.value).startswith("NOSCRIPT"):
-            return self._commands.run("EVAL", script.source, *rest)
-        return failure
+    def _run(
+        self,
+        connection: CommandConnection,
+        script: Script,
+        keys: Sequence[str],
+        args: Sequence[Any],
+    ) -> Deferred[Any]:
+        running = connection.run("EVALSHA", script.sha1, len(keys), *keys, *args)
+        return running.addErrback(_run_source, connection, script, keys, args)
 
     def _ping(self) -> None:
         if self._overdue is None:
@@ -128,13 +141,15 @@ def open_session(
     address: RedisAddress,
     on_message: Callable[[bytes, bytes], None],
     on_lost: Callable[[str], object],
+    write: Writer = write_later,
 ) -> Deferred[RedisSession]:
     """Open a session. Fails with RedisUnavailable or RedisMisconfigured.
 
     :param on_message: called with a channel and a message that was published to it.
     :param on_lost: called with the reason when the session is lost.
+    :param write: see ``CommandConnection``.
     """
-    opening = Deferred.fromCoroutine(_open(reactor, address, on_message, on_lost))
+    opening = Deferred.fromCoroutine(_open(reactor, address, on_message, on_lost, write))
     return opening.addTimeout(_OPEN_TIMEOUT, reactor, _timed_out)
 
 
@@ -143,9 +158,10 @@ async def _open(
     address: RedisAddress,
     on_message: Callable[[bytes, bytes], None],
     on_lost: Callable[[str], object],
+    write: Writer,
 ) -> RedisSession:
     endpoint = await find_endpoint(reactor, address)
-    commands, subscriber = CommandConnection(), SubscriberConnection(on_message)
+    commands, subscriber = CommandConnection(write), SubscriberConnection(on_message, write)
     try:
         server = await log_in(endpoint, commands, address)
         await check_server(commands, address, server)
@@ -153,6 +169,7 @@ async def _open(
             raise RedisUnavailable(
                 "the two connections reached different servers (failover in progress)"
             )
+        await subscriber.begin_commands(address.db)
     except BaseException:
         commands.abort()
         subscriber.abort()
@@ -164,6 +181,19 @@ async def _open(
         and server.get("second_repl_offset") == "-1"
     )
     return RedisSession(reactor, (commands, subscriber), server, trusted, on_lost)
+
+
+def _run_source(
+    failure: Failure,
+    connection: CommandConnection,
+    script: Script,
+    keys: Sequence[str],
+    args: Sequence[Any],
+) -> Any:
+    # The script was loaded when the session was opened; SCRIPT FLUSH has removed it since.
+    if failure.check(RedisError) and str(failure.value).startswith("NOSCRIPT"):
+        return connection.run("EVAL", script.source, len(keys), *keys, *args)
+    return failure
 
 
 def _ignore_failure(_: Failure) -> None:

@@ -115,11 +115,11 @@ class TopicSync:
             topic.disconnected()
             self._note(topic)
 
-    def receive(self, channel: bytes, message: bytes) -> None:
-        """Take a message that was published to a channel."""
+    def receive(self, channel: bytes, message: bytes) -> bool:
+        """Take a message of a channel. Returns False if it is that of no followed topic."""
         topic = self._topics.get(channel)
         if topic is None:
-            return
+            return False
         try:
             publication = read_message(topic.topic, message)
         except ValueError:
@@ -128,7 +128,7 @@ class TopicSync:
                 event="broker_misused",
                 channel=channel.decode("latin-1"),
             )
-            return
+            return True
         if not topic.receive(publication):
             self._note(topic)
             self._enqueue(topic)
@@ -136,6 +136,7 @@ class TopicSync:
             # Messages come in this order: all before this one, of all topics, have come.
             self._received = publication.sequence
             self._settle_sequence()
+        return True
 
     def _note(self, topic: FollowedTopic) -> None:
         """Note whether a topic lags, after that may have changed."""

@@ -49,6 +49,17 @@ class TopicCommandsTests(BrokerTestCase):
         self.successResultOf(self.broker.publish_all(drafts))
         self.assertEqual(self.redis.kept, [(3, 7000, 0), (1, 300_000, 1), (100, 300_000, 0)])
 
+    def test_kept_after_a_reload(self) -> None:
+        """After the rules have changed, Redis is told what holds now; so if very many are known."""
+        self.start()
+        self.publish("t")
+        self.redis.rules.replace(Rules([Rule(match="t", history_size=3)]))
+        self.patch(module, "_MAX_PLACES", 2)
+        for topic in "tuvwt":
+            self.publish(topic)
+        self.assertEqual([size for size, _, _ in self.redis.kept], [100, 3, 100, 100, 100, 3])
+        self.assertLessEqual(len(self.broker._commands._places), 2)
+
     def test_cancelled(self) -> None:
         """A publication that was cancelled counts until it is answered, and no longer."""
         self.start()
@@ -90,6 +101,7 @@ class TopicCommandsTests(BrokerTestCase):
         for answer in (None, 7, b"x", [7], [b"x"], [[]], [b"e:1"] * 3, [None] * 5):
             self.patch(FakeSession, "run_script", lambda *_, answer=answer: succeed(answer))
             self.patch(FakeSession, "run", lambda *_, answer=answer: succeed(answer))
+            self.patch(FakeSession, "publish", lambda *_, answer=answer: succeed(answer))
             asked = [
                 commands.publish(session, [Draft("t", "x"), Draft("t", "y")]),
                 Deferred.fromCoroutine(commands.read(session, "t", None, 100)),

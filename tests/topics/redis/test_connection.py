@@ -60,6 +60,14 @@ class ConnectionTests(SessionTestCase):
         self.peers[0].send(b"hello\r\n")
         self.assertEqual(len(self.lost), 1)
 
+    def test_spontaneous(self) -> None:
+        """An answer to no command ends the session: the next command must not take it for its."""
+        for peer in (0, 1):
+            self.opened()
+            self.peers[peer - 2].send(b"+OK\r\n")
+            self.assertEqual(len(self.lost), 1)
+            self.lost.clear()
+
 
 class FindTests(SessionTestCase):
     """A server is found and connected to."""

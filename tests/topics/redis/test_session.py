@@ -30,6 +30,8 @@ INFO = {
     "second_repl_offset": "-1",
 }
 
+NOPERM = b"-NOPERM this user has no permissions\r\n"
+
 
 class FakeTransport(StringTransportWithDisconnection):
     """A transport in memory that can be aborted."""
@@ -149,7 +151,8 @@ class OpeningTests(SessionTestCase):
         """Two connections are opened, the server is checked, and the scripts are loaded."""
         session: RedisSession = self.successResultOf(self.open("unix:///r?db=3"))
         load = [[b"SCRIPT", b"LOAD", script.source.encode()] for script in ALL]
-        self.assertEqual(self.asked, [[b"INFO"], [b"SELECT", b"3"], *load, [b"INFO"]])
+        ready = [[b"HELLO", b"3"], [b"SELECT", b"3"]]
+        self.assertEqual(self.asked, [[b"INFO"], [b"SELECT", b"3"], *load, [b"INFO"], *ready])
         self.assertEqual((session.run_id, session.trusted), ("run", False))
         session.close()
         self.assertEqual((self.lost, self.clock.getDelayedCalls()), ([], []))
@@ -218,6 +221,65 @@ class CommandTests(SessionTestCase):
         self.serve()
         self.assertEqual(self.asked[1], [b"EVAL", PUBLISH.source.encode(), b"1", b"a"])
         self.assertEqual(self.successResultOf(running), 7)
+
+    def test_publish(self) -> None:
+        """What is published leaves over the connection over which messages come."""
+        session = self.opened()
+        publishing = session.publish(["a"], [])
+        self.assertEqual([peer.transport.value() != b"" for peer in self.peers], [False, True])
+        # A message of its own, then the answer, in one piece: RESP3 has another type for messages.
+        message = b">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$5\r\n1 t-1\r\n"
+        self.peers[1].send(message + b"*1\r\n$3\r\ne:1\r\n")
+        self.assertEqual(self.messages, [(b"c", b"1 t-1")])
+        self.assertEqual(self.successResultOf(publishing), [b"e:1"])
+
+    def test_publish_in_resp2(self) -> None:
+        """A Redis that refuses RESP3 is published to over the connection for commands."""
+        for command in (b"HELLO", b"SELECT"):
+            with self.subTest(command):
+                self.setUp()
+                self.answers[command] = lambda asked: (
+                    b"+OK\r\n" if asked == [b"SELECT", b"0"] and len(self.asked) < 5 else NOPERM
+                )
+                session = self.opened()
+                publishing = session.publish(["a"], [])
+                written = [peer.transport.value() != b"" for peer in self.peers]
+                self.assertEqual(written, [True, False])
+                self.serve()
+                self.assertEqual(self.successResultOf(publishing), [b"e:1"])
+
+    def test_publish_unknown_script(self) -> None:
+        """If Redis has forgotten the script, it is sent again over the same connection."""
+        session = self.opened()
+        self.answers[b"EVALSHA"] = lambda _: b"-NOSCRIPT No matching script\r\n"
+        self.answers[b"EVAL"] = lambda _: b"*1\r\n$3\r\ne:1\r\n"
+        publishing = session.publish(["a"], [])
+        self.serve()
+        self.assertEqual(self.asked[1], [b"EVAL", PUBLISH.source.encode(), b"1", b"a"])
+        self.assertEqual(self.successResultOf(publishing), [b"e:1"])
+
+    def test_writes(self) -> None:
+        """A command is written at once, and those behind it together, until all are answered."""
+        at_once: list[Any] = []
+
+        def write(transport: Any, data: bytes) -> None:
+            at_once.append(transport)
+            transport.write(data)
+
+        address = RedisAddress(path="/r")
+        opening = open_session(self.clock, address, lambda *_: None, self.lost.append, write=write)
+        self.serve()
+        session: RedisSession = self.successResultOf(opening)
+        self.addCleanup(session.close)
+        at_once.clear()
+        running = [session.publish(["a"], [number]) for number in range(3)]
+        self.assertEqual(at_once, [self.peers[1].transport])
+        self.serve()
+        running.append(session.publish(["a"], []))
+        self.assertEqual(len(at_once), 2)
+        self.serve()
+        for one in running:
+            self.successResultOf(one)
 
     def test_subscribe(self) -> None:
         """Messages of a channel arrive after SUBSCRIBE was confirmed."""
