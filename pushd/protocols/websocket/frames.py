@@ -184,9 +184,10 @@ def message(payload: bytes, *, binary: bool, window_bits: int = 0) -> bytes:
 
 def unmask(mask: bytes, payload: bytes) -> bytes:
     """Unmask a short payload (RFC 6455 §5.3)."""
-    pattern = (mask * ((len(payload) + 3) >> 2))[: len(payload)]
+    length = len(payload)
+    pattern = (mask * ((length + 3) >> 2))[:length]
     plain = int.from_bytes(payload, "big") ^ int.from_bytes(pattern, "big")
-    return plain.to_bytes(len(payload), "big")
+    return plain.to_bytes(length, "big")
 
 
 def _compress(payload: bytes, window_bits: int) -> bytes:

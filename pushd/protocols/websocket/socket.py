@@ -23,10 +23,11 @@ are in a ``SendQueue``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from enum import Enum
 from functools import partial
 from math import inf
+from types import coroutine
 from typing import Any, Literal, Protocol, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
@@ -399,8 +400,17 @@ class WebSocket:
     def __aiter__(self) -> WebSocket:
         return self
 
-    async def __anext__(self) -> str | bytes:
-        message = await self.wait()
+    @coroutine
+    def __anext__(self) -> Generator[Any, Any, str | bytes]:
+        """Await the next message, as ``wait`` does, and without a Deferred if it has to come."""
+        inbox = self._inbox
+        if self._state is _OPEN and inbox.waiter is None and not inbox.messages:
+            # As CheapAwaitable.__await__ does, but without a generator for each wait.
+            message = yield inbox
+            if message is inbox:
+                message = yield inbox.as_deferred()
+        else:
+            message = yield from self.wait().__await__()
         if message is None:
             raise StopAsyncIteration
         return message
