@@ -44,7 +44,9 @@ class Source(Protocol):
 class Inbox(CheapAwaitable):
     """Messages in the order in which they arrived, and the one task that waits for the next.
 
-    A task waits with ``wait``, or awaits the inbox itself, which takes no Deferred. A full inbox pauses reading, so that TCP holds the peer; at half of that, reading resumes. What
+    A task waits with ``wait``, or awaits the inbox itself, which takes no Deferred.
+
+    A full inbox pauses reading, so that TCP holds the peer; at half of that, reading resumes. What
     is in it can be read after the connection has ended, too.
 
     :param clock: for time-outs.
@@ -76,14 +78,17 @@ class Inbox(CheapAwaitable):
         #: What a task awaits for the next message: a Deferred or the inbox itself.
         self.waiter: Deferred[str | bytes | None] | Inbox | None = None
         # Called with the next message, or with None at the end.
-        self._resume: Callable[[str | bytes | None | Failure], object] | None = None
+        self._resume: Callable[[str | bytes | Failure | None], object] | None = None
         self._timer: IDelayedCall | None = None
 
     def put(self, message: str | bytes) -> None:
         """Deliver a message to the task that waits for it, or keep it."""
         resume = self._resume
         if resume is not None:
-            self._stop_waiting()
+            if self._timer is None:
+                self.waiter = self._resume = None
+            else:
+                self._stop_waiting()
             resume(message)
             return
         if isinstance(self.messages, tuple):
@@ -127,7 +132,8 @@ class Inbox(CheapAwaitable):
         if timeout is not None:
             # First, as the clock may refuse it.
             self._timer = self._clock.callLater(timeout, self._time_out, timeout)
-        self.waiter = waiter = Deferred(self._stop_waiting)
+        waiter: Deferred[str | bytes | None] = Deferred(self._stop_waiting)
+        self.waiter = waiter
         self._resume = waiter.callback
         return waiter
 
