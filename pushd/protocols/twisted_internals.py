@@ -360,8 +360,11 @@ class HTTPChannelAdapter(HTTPChannel):
     def connectionMade(self) -> None:
         """Register with the transport, to be paused while its buffer is full."""
         transport: Any = self.transport
-        if isinstance(transport, Connection) and FAST_PATHS.allow(
-            "direct starts", _lacking_in_channels()
+        lacking = _lacking_in_channels()
+        if (
+            isinstance(transport, Connection)
+            and FAST_PATHS.enabled
+            and not (lacking and FAST_PATHS.allow("direct starts", lacking))
         ):
             self._networkProducer = transport
             transport.registerProducer(self, True)
@@ -396,6 +399,8 @@ class HTTPChannelAdapter(HTTPChannel):
 
         Required: after a handshake they are a WebSocket's first frames.
         """
+        if not self._dataBuffer:
+            return b""
         following = b"".join(self._dataBuffer)
         self._dataBuffer.clear()
         return following

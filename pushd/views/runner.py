@@ -8,6 +8,7 @@ from contextlib import suppress
 from contextvars import ContextVar, copy_context
 from enum import Enum
 from functools import lru_cache
+from types import CoroutineType, FunctionType
 from typing import Any, Protocol, cast
 
 from twisted.internet.defer import AlreadyCalledError, CancelledError, Deferred, FirstError
@@ -277,8 +278,11 @@ class ViewRun:
         clock = self._runner.clock
         began = clock.seconds()
         try:
-            # What inlineCallbacks runs later inherits this context.
-            result = copy_context().run(self._call, request)
+            if _makes_coroutine(self._view):
+                result = self._view(request)
+            else:
+                # What inlineCallbacks runs later inherits this context.
+                result = copy_context().run(self._call, request)
         except BaseException:  # Any exception ends the view, and is reported.
             result = Failure()
         del request
@@ -286,7 +290,7 @@ class ViewRun:
         seconds = clock.seconds() - began
         if seconds > SLOW_STEP:
             self._warn_blocked(seconds)
-        if inspect.iscoroutine(result):
+        if isinstance(result, CoroutineType):
             self._work = task = Task(result, clock, self._warn_blocked, self._finish)
             task.advance()
         elif isinstance(result, Deferred):
@@ -445,7 +449,8 @@ class ViewRun:
 
     def _finish(self, result: Any) -> None:
         """Take what the view returned, or the Failure that it raised."""
-        self._runner.graces.stop(self)
+        if self in self._runner.graces.keys:
+            self._runner.graces.stop(self)
         self._state = _State.FINISHED
         done, self._done = self._done, None
         # They refer to this run.
@@ -487,6 +492,12 @@ def _runs_on_reactor(view: View) -> bool:
     returned = getattr(function, "__annotations__", {}).get("return", "")
     origin = getattr(returned, "__origin__", returned)
     return origin is Deferred or str(origin).split("[")[0].split(".")[-1] == "Deferred"
+
+
+def _makes_coroutine(view: View) -> bool:
+    """Whether calling a view runs nothing of it yet, and so needs no context of its own."""
+    is_function = isinstance(view, FunctionType)
+    return is_function and bool(view.__code__.co_flags & inspect.CO_COROUTINE)
 
 
 def is_cancellation(failure: Failure) -> bool:

@@ -278,7 +278,8 @@ class PushProtocol(WebSocketServerProtocol):
         self._read_rest()
         self.factory.open.discard(self)
         for queue in self.factory.timeouts:
-            queue.stop(self)
+            if self in queue.keys:
+                queue.stop(self)
         if self._waiting_pong is not None:
             self.factory.full.stop(self)
         if not self.factory.fast:
@@ -520,6 +521,8 @@ class PushProtocol(WebSocketServerProtocol):
         if self._continuation is not None:
             self._continuation.cancel()
             self._continuation = None
+        if not (self._buffer or self._websocket.takes_rest):
+            return
         # What is received below must not be read at once.
         self._reading, received = True, 0
         try:
