@@ -232,7 +232,7 @@ class WebSocketExchange(_Exchange):
         http, self._http = self._http, None
         channel = http.channel
         # The slot of the connection, and that of the client if a proxy forwarded the request.
-        self._slots = [slot for slot in (channel.slot, http.slot) if slot]
+        self._slots = [channel.slot] if http.slot is None else [channel.slot, http.slot]
         # Free what is of no use any more, as the connection may stay for days.
         handshake = self._handshake
         del self._handshake

@@ -441,8 +441,9 @@ class Channel(StrictChannel):
         target, headers = head
         request: Any = self.requestFactory(self, headers=headers)
         # Most heads do not have the word at all; checkPersistence decides if it is an option there.
-        if b"close" in b"".join(headers.values(b"Connection")).lower():
-            self.persistent = self.checkPersistence(request, b"HTTP/1.1")
+        for options in headers.values(b"Connection"):
+            if b"close" in options.lower():
+                self.persistent = self.checkPersistence(request, b"HTTP/1.1")
         if b"Cookie" in headers:
             request.parseCookies()
         self.connections.reading.stop(self)

@@ -200,7 +200,7 @@ def read_head(data: bytes) -> tuple[bytes, RequestHeaders] | None:
     if lines.count(b"\n") >= _MAX_LINES:
         return None
     headers = RequestHeaders.parse(lines)
-    return (head[1], headers) if _UNUSUAL.isdisjoint(headers.raw) else None
+    return (head[1], headers) if _UNUSUAL.isdisjoint(headers._parsed or ()) else None
 
 
 def asks_for_websocket(headers: RequestHeaders) -> bool:

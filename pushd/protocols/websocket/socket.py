@@ -409,6 +409,8 @@ class WebSocket:
     @coroutine
     def __anext__(self) -> Generator[Any, Any, str | bytes]:
         """Await the next message, as ``wait`` does, and without a Deferred if it has to come."""
+        if self._offer is not None:
+            self.accept()
         inbox = self._inbox
         message: str | bytes | None
         if self._state is _OPEN and inbox.waiter is None and not inbox.messages:
