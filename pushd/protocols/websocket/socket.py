@@ -656,10 +656,10 @@ def _encode(data: str | bytes | bytearray | memoryview, binary: bool) -> bytes:
         if binary:
             raise TypeError("binary=True sends bytes, not str")
         return data.encode()
-    if isinstance(data, (bytearray, memoryview)):
+    if type(data) is not bytes:
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            raise TypeError(f"send takes str or bytes, not {type(data).__name__}")
         data = bytes(data)
-    elif not isinstance(data, bytes):
-        raise TypeError(f"send takes str or bytes, not {type(data).__name__}")
     if not binary:
         data.decode()  # A text frame holds UTF-8 (RFC 6455 §5.6); raises UnicodeDecodeError.
     return data
