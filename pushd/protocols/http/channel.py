@@ -71,6 +71,8 @@ class Channel(StrictChannel):
     _writing_paused = False
     # True within dataReceived.
     _receiving = False
+    # Whether twisted.web has been given anything to parse.
+    _left_to_twisted = False
     # Bytes of the body that had arrived when its time-out began.
     _arrived = 0
     # Bytes that a slow reader had not taken when its time-out began.
@@ -94,7 +96,8 @@ class Channel(StrictChannel):
 
     def connectionMade(self) -> None:
         """Wait for the first request."""
-        self.client = self.transport.getPeer()
+        if self.client is None:
+            self.client = self.transport.getPeer()
         super().connectionMade()
         self.connections.add(self)
         self.connections.reading.start(self)
@@ -111,13 +114,14 @@ class Channel(StrictChannel):
             # The call that is under way goes on with this.
             super().dataReceived(data)
             return
-        if self in self.connections.idle:
+        if self in self.connections.idle.keys:
             self.connections.idle.stop(self)
             self.connections.reading.start(self)
         self._receiving = True
         memory = self.connections.memory
         try:
             if not (self.connections.reads_whole_heads and self._read_whole_head(data)):
+                self._left_to_twisted = True
                 memory.add(len(data))
                 super().dataReceived(data)
         except Exception:
@@ -243,8 +247,9 @@ class Channel(StrictChannel):
         """Give up the connection, and return its transport."""
         self.requests.clear()
         # The others are stopped by now, as the request has arrived.
-        self.connections.stalled.stop(self)
-        self.connections.half_closed.stop(self)
+        for timeouts in (self.connections.stalled, self.connections.half_closed):
+            if self in timeouts.keys:
+                timeouts.stop(self)
         self.connections.discard(self)
         transport, self.transport = self.transport, None
         transport.unregisterProducer()
@@ -426,17 +431,19 @@ class Channel(StrictChannel):
         This is what lineReceived, allHeadersReceived and allContentReceived do for others, in a
         quarter of the time.
         """
-        if self._line or self.paused or self.over_limit or not self.line_mode or self._unparsed():
+        if self._line or self.paused or self.over_limit or not self.line_mode:
+            return False
+        if self._left_to_twisted and self._unparsed():
             return False
         head = read_head(data)
         if head is None:
             return False
         target, headers = head
-        request: Any = self.requestFactory(self)
-        request.requestHeaders = headers
+        request: Any = self.requestFactory(self, headers=headers)
         # Most heads do not have the word at all; checkPersistence decides if it is an option there.
-        if b"close" in b"".join(headers.values(b"Connection")).lower():
-            self.persistent = self.checkPersistence(request, b"HTTP/1.1")
+        for options in headers.values(b"Connection"):
+            if b"close" in options.lower():
+                self.persistent = self.checkPersistence(request, b"HTTP/1.1")
         if b"Cookie" in headers:
             request.parseCookies()
         self.connections.reading.stop(self)
