@@ -34,6 +34,9 @@ from tests.support.recording_socket import (
 SUBSCRIBERS = 50
 BURST = 8
 
+# The lines of a handshake behind its host.
+UPGRADE = handshake(without=["Host"]).decode().split("\r\n")[1:-2]
+
 # The most function calls that some work may take, those of the test included: an eighth more than
 # it takes now. They catch a careless loop, and leave the code free to be rearranged.
 MOST_CALLS = {
@@ -318,8 +321,7 @@ class ResumeTests(CostTestCase):
 
     def test_websocket(self) -> None:
         """The 101, the first message and all that was missed are one write."""
-        lines = handshake("/", "Sec-WebSocket-Protocol: pushd.v1").decode().split("\r\n")[1:-2]
-        for [written] in self.resume(*lines):
+        for [written] in self.resume(*UPGRADE, "Sec-WebSocket-Protocol: pushd.v1"):
             self.assertTrue(written.startswith(b"HTTP/1.1 101 "))
             self.assertIn(b'{"subscribed":"t",', written)
             self.assertEqual(written.count(b"number "), SUBSCRIBERS)
@@ -334,8 +336,7 @@ class ResumeTests(CostTestCase):
             return frames.message(payload, binary=binary, window_bits=window_bits)
 
         self.patch(subscriber, "message", count)
-        lines = handshake("/").decode().split("\r\n")[1:-2]
-        self.resume(*lines)
+        self.resume(*UPGRADE)
         self.assertEqual(len(made), SUBSCRIBERS)
 
 

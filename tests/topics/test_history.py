@@ -121,7 +121,6 @@ class ReplayTests(HistoryTestCase):
             self.assertEqual(self.replay("t", f"e1:{after}", 1), [str(after)])
             self.assertEqual(kept.asked, 1)
 
-
     def test_again(self) -> None:
         """What is read again is looked up once, until there is more to read, or less."""
         self.keep(size=3)
