@@ -231,6 +231,7 @@ class TopicResource(Resource):
             stream = EventStream(
                 request,
                 self._keep_alives(query.heartbeat),
+                self._dependencies.views.factory.cork,
                 self._dependencies.state.limits.max_buffered,
                 query.heartbeat,
                 format_json=query.format_json,
@@ -250,7 +251,7 @@ class TopicResource(Resource):
             self._subscribe_to_one(request, poll, query, identity)
 
     def _keep_alives(self, heartbeat: int | None) -> TimeoutQueue[KeptAlive]:
-        """Return the time-outs of streams that are silent for as long as they may be."""
+        """Return the time-outs of streams with the same interval."""
         return self._dependencies.keep_alives.every(heartbeat or KEEP_ALIVE_INTERVAL)
 
     def _answers_head(self, request: Any, *, is_stream: bool) -> bool:

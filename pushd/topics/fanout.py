@@ -25,6 +25,9 @@ Form = Callable[[Publication], bytes]
 #: ``send`` of a non-blocking socket: returns how many bytes it took, or raises OSError.
 Send = Callable[[bytes], int]
 
+#: Buffers and sends some bytes from a place on: what ``send`` has not taken.
+WriteRest = Callable[[bytes, int], object]
+
 
 class Batch:
     """Consecutive publications of one topic, rendered once for all subscribers.
@@ -32,7 +35,7 @@ class Batch:
     :param publications: one or more of the same epoch, with consecutive offsets.
     """
 
-    __slots__ = ("_rendered", "count", "epoch", "first", "last", "publications", "topic")
+    __slots__ = ("_rendered", "_size", "count", "epoch", "first", "last", "publications", "topic")
 
     def __init__(self, publications: Sequence[Publication]) -> None:
         self.publications = publications
@@ -44,6 +47,8 @@ class Batch:
         #: The offset of the first publication.
         self.first = publications[0].id.offset
         self._rendered: dict[Form, bytes] = {}
+        # The bytes of the publications, once they have been asked for.
+        self._size = 0
 
     def __iter__(self) -> Iterator[Publication]:
         return iter(self.publications)
@@ -58,8 +63,9 @@ class Batch:
     @property
     def memory(self) -> int:
         """How many bytes it takes, as published and as rendered."""
-        published = sum(size_of(publication.data) for publication in self.publications)
-        return published + sum(map(len, self._rendered.values()))
+        if not self._size:
+            self._size = sum(size_of(publication.data) for publication in self.publications)
+        return self._size + sum(map(len, self._rendered.values()))
 
     def follows(self, id: Id) -> bool:
         """Return whether the first publication comes directly after an id."""
@@ -72,44 +78,51 @@ class Batch:
 
 
 # Bytes of batches that a ``BatchCache`` keeps, for how many seconds after its last use, and from
-# which size of a publication on: shorter ones are rendered in no time.
+# which size on: what is shorter is rendered in no time.
 _CACHE_SIZE = 24 << 20
 _CACHE_TTL = 5.0
-_CACHED_FROM = 4096
+_CACHED_FROM = 512
 
 
-# What tells one batch of a cache from another.
-_Key = tuple[str, Id, int]
+# How many bytes of them are delivered at a time: what a connection takes until it has no room.
+_PIECE_SIZE = 1 << 16
+
+
+# What tells some publications of a cache from others.
+_Key = tuple[str, Id, int, int]
+
+_Batches = tuple[Batch, ...]
 
 
 class BatchCache:
-    """Batches of one publication, kept while subscribers that resume need them.
+    """Publications that were read in the history, kept while subscribers that resume need them.
 
-    What they all need is rendered and compressed once: to compress 100 KiB takes 4 ms.
+    What they all need is rendered and compressed once: to compress 100 KiB takes 4 ms. After a
+    connection of thousands is lost, they all come back with the same id.
     """
 
     def __init__(self, clock: IReactorTime) -> None:
         # The batches, the last used at the end, with the bytes that were counted for each.
-        self._batches: OrderedDict[_Key, tuple[Batch, int]] = OrderedDict()
+        self._batches: OrderedDict[_Key, tuple[_Batches, int]] = OrderedDict()
         self._timeout: TimeoutQueue[str] = TimeoutQueue(
             clock, timeout=_CACHE_TTL, expired=lambda _: self.clear()
         )
         #: Bytes of all batches, as published and as rendered.
         self.bytes = 0
 
-    def get(self, publication: Publication) -> Batch:
-        """Return the batch of a publication."""
-        kept = self._batches.get(_key(publication))
-        return Batch((publication,)) if kept is None else kept[0]
+    def get(self, publications: Sequence[Publication]) -> _Batches:
+        """Return the batches of some publications, each of ``_PIECE_SIZE`` bytes or of only one."""
+        kept = self._batches.get(_key(publications))
+        return tuple(_batches_of(publications)) if kept is None else kept[0]
 
-    def keep(self, batch: Batch) -> None:
-        """Keep a batch of one publication that was used just now."""
-        key = _key(batch.publications[0])
+    def keep(self, publications: Sequence[Publication], batches: _Batches) -> None:
+        """Keep the batches of some publications that were used just now."""
+        key = _key(publications)
         self._forget(key)
-        size = batch.memory
+        size = sum(batch.memory for batch in batches)
         if _CACHED_FROM <= size <= _CACHE_SIZE:
             self._timeout.start("")
-            self._batches[key] = batch, size
+            self._batches[key] = batches, size
             self.bytes += size
         while self.bytes > _CACHE_SIZE:
             self._forget(next(iter(self._batches)))
@@ -126,8 +139,20 @@ class BatchCache:
             self.bytes -= kept[1]
 
 
-def _key(publication: Publication) -> _Key:
-    return publication.topic, publication.id, publication.conflated
+def _batches_of(publications: Sequence[Publication]) -> Iterator[Batch]:
+    start = size = 0
+    for place, publication in enumerate(publications):
+        one = size_of(publication.data)
+        if size + one > _PIECE_SIZE and place > start:
+            yield Batch(publications[start:place])
+            start, size = place, 0
+        size += one
+    yield Batch(publications[start:])
+
+
+def _key(publications: Sequence[Publication]) -> _Key:
+    first = publications[0]
+    return first.topic, first.id, first.conflated, len(publications)
 
 
 class DirectWrite:
@@ -135,18 +160,17 @@ class DirectWrite:
 
     :param form: the form in which it takes publications.
     :param send: its socket's ``send``.
-    :param write: buffers and sends what ``send`` did not take.
+    :param write_rest: buffers what ``send`` did not take. It gets all the bytes, which many share,
+        and how many of them were taken.
     :param traffic: the counters of its connection.
     """
 
-    __slots__ = ("counted_bytes", "counted_messages", "form", "send", "traffic", "write")
+    __slots__ = ("counted_bytes", "counted_messages", "form", "send", "traffic", "write_rest")
 
-    def __init__(
-        self, form: Form, send: Send, write: Callable[[bytes], object], traffic: Traffic
-    ) -> None:
+    def __init__(self, form: Form, send: Send, write_rest: WriteRest, traffic: Traffic) -> None:
         self.form = form
         self.send = send
-        self.write = write
+        self.write_rest = write_rest
         self.traffic = traffic
         #: The group's counters when they were last added to ``traffic``.
         self.counted_messages = self.counted_bytes = 0
@@ -201,17 +225,17 @@ class FanOutGroup(Generic[_M]):
 
     def write(
         self, batch: Batch, is_late: Callable[[], bool]
-    ) -> tuple[list[tuple[_M, bytes]], tuple[_M, ...]]:
+    ) -> tuple[list[tuple[_M, int]], tuple[_M, ...]]:
         """Write a batch to the members, until it is late or much is not taken; at least to some.
 
-        Returns those whose socket took only a part, and the rest; and those that were not reached,
-        which must leave. Then ``move_to`` must be called.
+        Returns those whose socket took only a part, and how many bytes that is; and those that were
+        not reached, which must leave. Then ``move_to`` must be called.
 
         :param batch: must follow ``last``.
         """
         data = batch.render(self.form)
         size = len(data)
-        short: list[tuple[_M, bytes]] = []
+        short: list[tuple[_M, int]] = []
         untaken = 0
         members = tuple(self._members.items())
         step = max(1, _BYTES_PER_LOOK // (size + _CALL_BYTES))
@@ -226,7 +250,7 @@ class FanOutGroup(Generic[_M]):
                     sent = 0
                 if sent < size:
                     untaken += size - sent
-                    short.append((member, data[sent:]))
+                    short.append((member, sent))
         return short, ()
 
     def move_to(self, batch: Batch) -> None:

@@ -30,39 +30,57 @@ class BatchCacheTests(SynchronousTestCase):
         self.clock = Clock()
         self.cache = BatchCache(self.clock)
 
-    def use(self, publication: Publication) -> Batch:
-        """Get the batch of a publication, render and keep it."""
-        batch = self.cache.get(publication)
-        batch.render(plain)
-        self.cache.keep(batch)
-        return batch
+    def use(self, *read: Publication) -> tuple[Batch, ...]:
+        """Get the batches of some publications, render and keep them."""
+        batches = self.cache.get(read)
+        for batch in batches:
+            batch.render(plain)
+        self.cache.keep(read, batches)
+        return batches
 
     def test_shared(self) -> None:
-        """A publication that is read again has the same batch, under another topic it has not."""
+        """What is read again has the same batches, under another topic it has not."""
         one, again = publications(5, b"x" * 5000) + publications(5, b"x" * 5000)
-        batch = self.use(one)
-        self.assertIs(self.use(again), batch)
-        self.assertIsNot(self.cache.get(Publication("u", one.data, one.id)), batch)
+        [batch] = self.use(one)
+        self.assertIs(self.use(again)[0], batch)
+        self.assertIsNot(self.cache.get([Publication("u", one.data, one.id)])[0], batch)
         self.assertEqual(self.cache.bytes, batch.memory)
         self.assertGreater(batch.memory, 10_000)
 
+    def test_several(self) -> None:
+        """Publications that are read together are one batch; fewer of them are another."""
+        many = publications(5, *[b"x" * 100] * 50)
+        [batch] = self.use(*many)
+        self.assertEqual((batch.count, batch.first, batch.last), (50, 5, Id("e", 54)))
+        self.assertIs(self.use(*many)[0], batch)
+        self.assertEqual([one.count for one in self.use(*many[1:])], [49])
+        self.assertEqual([one.count for one in self.use(*many[:-1])], [49])
+
+    def test_pieces(self) -> None:
+        """A batch has 64 KiB at most, or a single publication."""
+        sizes = [30_000, 30_000, 30_000, 100_000, 1, 1]
+        batches = self.use(*publications(5, *map(bytes, sizes)))
+        self.assertEqual([one.count for one in batches], [2, 1, 1, 2])
+        self.assertEqual([one.first for one in batches], [5, 7, 8, 9])
+        self.assertEqual(self.cache.bytes, sum(one.memory for one in batches))
+
     def test_short(self) -> None:
-        """Short publications are not kept."""
-        self.use(publications(5, b"x" * 1000)[0])
+        """What is short is not kept."""
+        self.use(publications(5, b"x" * 200)[0])
         self.assertEqual((self.cache.bytes, self.clock.getDelayedCalls()), (0, []))
 
     def test_limit(self) -> None:
         """The batches used longest ago make room for others; one beyond the limit is not kept."""
         many = publications(1, *[bytes(1 << 20)] * 20)
-        batches = [self.use(one) for one in many[:10]]
-        self.assertIs(self.use(many[0]), batches[0])
+        batches = [self.use(one)[0] for one in many[:10]]
+        self.assertIs(self.use(many[0])[0], batches[0])
         for one in many[10:]:
             self.use(one)
         self.assertLessEqual(self.cache.bytes, 24 << 20)
-        self.assertIs(self.cache.get(many[0]), batches[0])
-        self.assertIsNot(self.cache.get(many[1]), batches[1])
+        self.assertIs(self.cache.get(many[:1])[0], batches[0])
+        self.assertIsNot(self.cache.get(many[1:2])[0], batches[1])
         self.use(Publication("t", bytes(13 << 20), Id("e", 99)))
-        self.assertIs(self.cache.get(many[0]), batches[0])
+        self.assertIs(self.cache.get(many[:1])[0], batches[0])
 
     def test_expires(self) -> None:
         """Nothing is kept five seconds after the last use."""
@@ -125,7 +143,7 @@ class FakeMember:
         self.error: OSError | None = None
         self.received: list[bytes] = []
         self.traffic = Traffic()
-        self.direct = DirectWrite(plain, self.send, self.received.append, self.traffic)
+        self.direct = DirectWrite(plain, self.send, self.write_rest, self.traffic)
 
     def send(self, data: bytes) -> int:
         """Take some of the data, or fail."""
@@ -133,6 +151,10 @@ class FakeMember:
             raise self.error
         self.received.append(data[: self.takes])
         return len(self.received[-1])
+
+    def write_rest(self, data: bytes, sent: int) -> None:
+        """Take the rest."""
+        self.received.append(data[sent:])
 
     @property
     def counted(self) -> tuple[int, int]:
@@ -160,8 +182,8 @@ class FanOutGroupTests(SynchronousTestCase):
         """Remove a member."""
         self.group.remove(member, member.direct)
 
-    def write(self, *data: bytes) -> list[tuple[FakeMember, bytes]]:
-        """Write what follows; return what sockets did not take."""
+    def write(self, *data: bytes) -> list[tuple[FakeMember, int]]:
+        """Write what follows; return whose socket did not take all, and how much it took."""
         batch = Batch(publications(self.group.last.offset + 1, *data))
         short, missed = self.group.write(batch, lambda: False)
         self.assertEqual(missed, ())
@@ -178,17 +200,17 @@ class FanOutGroupTests(SynchronousTestCase):
         self.assertEqual(self.group.last, Id("e", 6))
 
     def test_short_write(self) -> None:
-        """A member whose socket takes only a part is returned with the rest; the others get all."""
+        """A member whose socket takes only a part is returned with its size; the others get all."""
         first, second, third = self.add(100, 2, 100)
         first.error = BlockingIOError()
-        self.assertEqual(self.write(b"abc"), [(first, b"abc"), (second, b"c")])
+        self.assertEqual(self.write(b"abc"), [(first, 0), (second, 2)])
         self.assertEqual([one.received for one in (first, second, third)], [[], [b"ab"], [b"abc"]])
 
     def test_broken_connection(self) -> None:
-        """A member whose connection is broken is returned with all of the data."""
+        """A member whose connection is broken is returned: nothing was taken."""
         [member] = self.add(100)
         member.error = BrokenPipeError()
-        self.assertEqual(self.write(b"abc"), [(member, b"abc")])
+        self.assertEqual(self.write(b"abc"), [(member, 0)])
 
     def test_late(self) -> None:
         """Once it is late no more members are written to, but always some; those missed leave."""
@@ -213,7 +235,7 @@ class FanOutGroupTests(SynchronousTestCase):
         members = self.add(3, 0, 1, 0)
         batch = Batch(publications(5, b"abc"))
         short, missed = self.group.write(batch, lambda: False)
-        self.assertEqual(short, [(members[1], b"abc"), (members[2], b"bc")])
+        self.assertEqual(short, [(members[1], 0), (members[2], 1)])
         self.assertEqual(missed, (members[3],))
 
     def test_remove(self) -> None:
