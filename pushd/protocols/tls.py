@@ -113,7 +113,12 @@ class TlsTransport(TcpConnection):
     A mixin for the class of a port's transports.
     """
 
+    # Not typed: Twisted types it as a plain one.
     socket: Any
+
+    def getPeerCertificate(self) -> Any:
+        """Return the client's certificate, or None without one."""
+        return self.socket.get_peer_certificate()
 
     def doRead(self) -> Any:
         """Read; then write what had to wait for the handshake."""

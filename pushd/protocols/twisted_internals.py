@@ -333,11 +333,20 @@ def refuse_other_protocols(endpoint: Any) -> None:
     if isinstance(options, CertificateOptions):
         lacking = missing(options, ["_contextFactory"])
         FAST_PATHS.require("the alert no_application_protocol", lacking)
-        options._contextFactory = _AlertingContext
+        options._contextFactory = _SiteContext
 
 
-class _AlertingContext(Context):
-    """A context of TLS whose callback for ALPN need not know how to refuse, with session tickets."""
+# The ciphers of TLS 1.3, in the order that Mozilla recommends.
+_TLS13 = b"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
+
+
+class _SiteContext(Context):
+    """A context of TLS whose clients can resume their sessions, and learn why ALPN failed."""
+
+    def __init__(self, method: int) -> None:
+        super().__init__(method)
+        # SHA-256 makes a resumed handshake a tenth cheaper than SHA-384, which OpenSSL prefers.
+        self.set_tls13_ciphersuites(_TLS13)
 
     def set_options(self, options: int) -> int:
         """Set options, except the one that keeps clients from resuming their sessions."""
@@ -367,9 +376,10 @@ def encrypt_directly(port: Any) -> None:
     lacking = missing(factory, ["_creatorCallable"]) + missing(TlsSocket, ["set_options"])
     if FAST_PATHS.allow("direct TLS", lacking):
         # What Twisted's callbacks of a context ask, for ALPN and for the name of the server.
-        asked = SimpleNamespace(factory=factory, abortConnection=lambda: None)
+        asked: Any = SimpleNamespace(factory=factory, abortConnection=lambda: None)
         context = factory._creatorCallable(asked).get_context()
-        port.transport = encrypted(port.transport, context, asked)
+        transport: Any = encrypted(port.transport, context, asked)
+        port.transport = transport
         port.factory = factory.wrappedFactory
 
 
