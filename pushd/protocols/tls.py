@@ -51,7 +51,8 @@ class TlsSocket(Connection):
         # A FIN without a close_notify means the same to HTTP and WebSockets, whose messages know
         # their own ends (RFC 9112 §9.8), and an answer can still be sent.
         self.set_options(OP_IGNORE_UNEXPECTED_EOF)
-        self._plain = plain
+        #: The socket below.
+        self.plain = plain
         #: Whether data could not be written since the peer must go on with the handshake first.
         self.awaits_peer = False
         #: Whether reading must wait until TLS can write something of its own.
@@ -98,12 +99,12 @@ class TlsSocket(Connection):
             super().shutdown()
         if how == socket.SHUT_RDWR:
             self._drop_input()
-        self._plain.shutdown(how)
+        self.plain.shutdown(how)
 
     def _drop_input(self) -> None:
         """Read what has arrived: a close_notify, or what follows an error."""
         with suppress(OSError):
-            self._plain.recv(_DROPPED)
+            self.plain.recv(_DROPPED)
 
 
 @implementer(ISSLTransport)

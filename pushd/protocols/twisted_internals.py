@@ -14,7 +14,7 @@ There are two reasons for them.
 
 **Requirements** have no public way: ``unsent``, ``receive_rest``, half-closed TLS connections,
 ALPN, and the rest of ``HTTPChannelAdapter``. They do not depend on ``--fast-paths``;
-``check_requirements``, ``pass_half_closes`` and ``refuse_other_protocols`` log which of them a
+``check_requirements``, ``pass_half_closes`` and ``prepare_tls`` log which of them a
 version of Twisted lacks.
 """
 
@@ -322,17 +322,18 @@ def _half_closable(wrapper: Any) -> Any:
     return type(wrapper.__name__, (mixin, wrapper), {})
 
 
-def refuse_other_protocols(endpoint: Any) -> None:
-    """Let an endpoint with TLS refuse clients that by ALPN offer only what the site does not speak.
+def prepare_tls(endpoint: Any) -> None:
+    """Let clients of an endpoint with TLS resume sessions, and learn that no protocol suits both.
 
-    Required: their alert must be no_application_protocol (RFC 7301 §3.2), which tells them why;
-    Twisted sends internal_error. A context cannot be changed once it is complete, and Twisted
-    completes it when it makes it.
+    Required: after ALPN the alert must be no_application_protocol (RFC 7301 §3.2), which says why;
+    Twisted sends internal_error. And a resumed handshake takes half of the CPU. A context cannot be
+    changed once it is complete, and Twisted completes it when it makes it.
     """
     options = getattr(endpoint, "_sslContextFactory", None)
     if isinstance(options, CertificateOptions):
         lacking = missing(options, ["_contextFactory"])
-        FAST_PATHS.require("the alert no_application_protocol", lacking)
+        feature = "resumed TLS sessions and the alert no_application_protocol"
+        FAST_PATHS.require(feature, lacking)
         options._contextFactory = _SiteContext
 
 

@@ -35,8 +35,8 @@ from pushd.protocols.twisted_internals import (
     check_requirements,
     lose,
     pass_half_closes,
+    prepare_tls,
     receive_rest,
-    refuse_other_protocols,
     sender,
     takes_direct_writes,
     unsent,
@@ -572,7 +572,7 @@ class AlpnTests(SynchronousTestCase):
     def test_alert(self) -> None:
         """If no protocol is selected, the callback raises, of which OpenSSL makes an alert."""
         options = CertificateOptions()
-        refuse_other_protocols(SimpleNamespace(_sslContextFactory=options))
+        prepare_tls(SimpleNamespace(_sslContextFactory=options))
         context = options.getContext()
         callbacks: list[Any] = []
         self.patch(Context, "set_alpn_select_callback", lambda _, one: callbacks.append(one))
@@ -584,6 +584,6 @@ class AlpnTests(SynchronousTestCase):
     def test_others(self) -> None:
         """Endpoints without TLS, and contexts of other kinds, are left alone."""
         other = SimpleNamespace(_contextFactory=None)
-        refuse_other_protocols(SimpleNamespace())
-        refuse_other_protocols(SimpleNamespace(_sslContextFactory=other))
+        prepare_tls(SimpleNamespace())
+        prepare_tls(SimpleNamespace(_sslContextFactory=other))
         self.assertIsNone(other._contextFactory)
