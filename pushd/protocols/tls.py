@@ -28,6 +28,7 @@ from OpenSSL.SSL import (
 )
 from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.tcp import Connection as TcpConnection
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 # The most bytes in a record of TLS (RFC 8446 §5.1), and those that are dropped before a close.
@@ -117,9 +118,34 @@ class TlsTransport(TcpConnection):
     # Not typed: Twisted types it as a plain one.
     socket: Any
 
+    # Whether the client has closed its side, and whether ours is closed once all is sent.
+    _client_finished = False
+    _finishing = False
+
     def getPeerCertificate(self) -> Any:
         """Return the client's certificate, or None without one."""
         return self.socket.get_peer_certificate()
+
+    def loseConnection(self) -> None:
+        """Close our side once all is sent, and the connection once the client has closed its own.
+
+        A client may send a close_notify at any moment. If it found the connection closed, it would
+        get a reset, which could destroy what it has not read.
+        """
+        if self._client_finished:
+            super().loseConnection()
+        elif self.connected and not self._finishing:
+            self._finishing = True
+            self.startReading()
+            self.loseWriteConnection()
+
+    def readConnectionLost(self, reason: Failure) -> None:
+        """Close, or have the protocol decide: the client has closed its side."""
+        self._client_finished = True
+        if self._finishing:
+            super().loseConnection()
+        else:
+            super().readConnectionLost(reason)
 
     def doRead(self) -> Any:
         """Read; then write what had to wait for the handshake."""

@@ -32,7 +32,7 @@ from typing import Any, Protocol
 from OpenSSL.SSL import OP_NO_TICKET, Context
 from OpenSSL.SSL import Error as TlsError
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.interfaces import IHalfCloseableProtocol, ISSLTransport
 from twisted.internet.protocol import Protocol as TransportProtocol
 from twisted.internet.ssl import CertificateOptions
 from twisted.internet.tcp import Connection, Port
@@ -229,6 +229,11 @@ def takes_direct_writes(transport: Any) -> bool:
     """Whether a transport is Twisted's own for plain TCP or Unix sockets, and fast paths are on."""
     plain = issubclass(type(transport), Connection) and not transport.TLS
     return plain and FAST_PATHS.allow("direct writes", _lacking_in_transports())
+
+
+def closes_halfway(transport: Any) -> bool:
+    """Whether a transport can close our side alone; Twisted's TLS says goodbye for both."""
+    return not (isinstance(transport, ProtocolWrapper) and ISSLTransport.providedBy(transport))
 
 
 class _HalfClosableWrapper(ProtocolWrapper):

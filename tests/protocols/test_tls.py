@@ -196,6 +196,26 @@ class TlsTests(SynchronousTestCase):
             pair.transport.write(b"answer")
             self.assertEqual(pair.receive(), b"answer")
 
+    def test_lingers(self) -> None:
+        """An orderly close of ours waits until the client has closed its side, if it has not."""
+        for first in (True, False):
+            pair = self.open()
+            if not first:
+                pair.raw.shutdown(socket.SHUT_WR)
+                pair.run()
+            pair.transport.write(b"answer")
+            pair.transport.loseConnection()
+            pair.transport.loseConnection()
+            self.assertEqual(pair.receive(), b"answer")
+            self.assertTrue(pair.ended)
+            if first:
+                self.assertEqual(self.server.lost, [])
+                pair.send(b"unheard")
+                pair.raw.shutdown(socket.SHUT_WR)
+                pair.run()
+                pair.reactor.advance(0)
+            self.assertTrue(self.server.lost[0].check(ConnectionDone))
+
     def test_end(self) -> None:
         """For a protocol that is not half-closable, either is the end."""
         pair = self.open(Server())
