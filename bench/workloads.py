@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from bench.load import run_load
 from bench.publishing import PUBLISHING
 from bench.readings import Readings, scaled
+from bench.secure import SECURE
 from bench.server import Server
 from bench.workload import Measure, Workload
 
@@ -188,4 +189,4 @@ WEBSOCKETS: tuple[Workload, ...] = (
     ),
 )
 
-WORKLOADS: tuple[Workload, ...] = (*WEBSOCKETS, *PUBLISHING)
+WORKLOADS: tuple[Workload, ...] = (*WEBSOCKETS, *PUBLISHING, *SECURE)
