@@ -15,6 +15,7 @@ from twisted.internet.interfaces import (
     ISSLTransport,
 )
 from twisted.python.failure import Failure
+from twisted.web.http_headers import Headers
 from zope.interface import implementer
 
 from pushd.access.admission import Slot
@@ -75,6 +76,8 @@ class Channel(StrictChannel):
     _writing_paused = False
     # True within dataReceived.
     _receiving = False
+    # Whether twisted.web has been given anything to parse.
+    _left_to_twisted = False
     # Bytes of the body that had arrived when its time-out began.
     _arrived = 0
     # Bytes that a slow reader had not taken when its time-out began.
@@ -101,7 +104,8 @@ class Channel(StrictChannel):
 
     def connectionMade(self) -> None:
         """Wait for the first request."""
-        self.client = self.transport.getPeer()
+        if self.client is None:
+            self.client = self.transport.getPeer()
         super().connectionMade()
         self.connections.add(self)
         self.connections.reading.start(self)
@@ -123,9 +127,10 @@ class Channel(StrictChannel):
         try:
             is_whole = self.connections.reads_whole and self._read_whole(data)
             if not is_whole:
-                if self in self.connections.idle:
+                if self in self.connections.idle.keys:
                     self.connections.idle.stop(self)
                     self.connections.reading.start(self)
+                self._left_to_twisted = True
                 memory.add(len(data))
                 super().dataReceived(data)
         except Exception:
@@ -239,16 +244,19 @@ class Channel(StrictChannel):
     def writing_deferred(self) -> None:
         """Do nothing: if much waits to be written, the transport pauses us."""
 
+    def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Headers) -> None:
+        """Write the head of an answer."""
+        self._flush_held()
+        super().writeHeaders(version, code, reason, headers)
+
     def write(self, data: bytes) -> None:
         """Write a part of an answer."""
-        self._flush_held()
         if self._writing_paused:
             self.connections.memory.add(len(data))
         super().write(data)
 
     def writeSequence(self, iovec: Sequence[bytes]) -> None:
         """Write a part of an answer, given in pieces."""
-        self._flush_held()
         if self._writing_paused:
             self.connections.memory.add(sum(map(len, iovec)))
         super().writeSequence(iovec)
@@ -266,8 +274,9 @@ class Channel(StrictChannel):
         self._flush_held()
         self.requests.clear()
         # The others are stopped by now, as the request has arrived.
-        self.connections.stalled.stop(self)
-        self.connections.half_closed.stop(self)
+        for timeouts in (self.connections.stalled, self.connections.half_closed):
+            if self in timeouts.keys:
+                timeouts.stop(self)
         self.connections.discard(self)
         transport, self.transport = self.transport, None
         transport.unregisterProducer()
@@ -454,7 +463,9 @@ class Channel(StrictChannel):
         This is what lineReceived, allHeadersReceived and allContentReceived do for others, in a
         quarter of the time.
         """
-        if self._line or self.paused or self.over_limit or not self.line_mode or self._unparsed():
+        if self._line or self.paused or self.over_limit or not self.line_mode:
+            return False
+        if self._left_to_twisted and self._unparsed():
             return False
         whole = read_whole(data)
         if whole is None:
@@ -464,13 +475,13 @@ class Channel(StrictChannel):
             return False
         if self.site.at_once is not None and self._answer_at_once(whole):
             return True
-        request: Any = self.requestFactory(self)
-        request.requestHeaders = headers
+        request: Any = self.requestFactory(self, headers=headers)
         if body:
             request.content = BytesIO(body)
         # Most heads do not have the word at all; checkPersistence decides if it is an option there.
-        if b"close" in b"".join(headers.values(b"Connection")).lower():
-            self.persistent = self.checkPersistence(request, b"HTTP/1.1")
+        for options in headers.values(b"Connection"):
+            if b"close" in options.lower():
+                self.persistent = self.checkPersistence(request, b"HTTP/1.1")
         if b"Cookie" in headers:
             request.parseCookies()
         self.connections.idle.stop(self)

@@ -23,10 +23,11 @@ are in a ``SendQueue``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from enum import Enum
 from functools import partial
 from math import inf
+from types import coroutine
 from typing import Any, Literal, Protocol, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
@@ -282,6 +283,13 @@ class WebSocket:
         self.accept()
         return self._take() if self._inbox.messages else fallback
 
+    def read_arrived(self, most: int) -> list[str | bytes]:
+        """Return up to a number of messages that have arrived; never wait."""
+        self.accept()
+        inbox = self._inbox
+        take = inbox.take if self.grace is None else self._take
+        return [take() for _ in range(min(most, len(inbox.messages)))]
+
     def count_messages(self) -> int:
         """Return the number of messages that have arrived and were not read."""
         self.accept()
@@ -344,8 +352,14 @@ class WebSocket:
         if self._state is _CLOSED:
             Closing(code, reason)
             return self._call_after_end(None, in_grace_only=False)
-        closed = self.close_with(Closing(code, reason))
+        self.close_with(Closing(code, reason))
         self._close_called = True
+        if self._wire is None:
+            return succeed(None)
+        if isinstance(self._close_waiters, tuple):
+            self._close_waiters = []
+        closed: Deferred[None] = Deferred(self._close_waiters.remove)
+        self._close_waiters.append(closed)
         return closed
 
     def subscribe(
@@ -416,8 +430,19 @@ class WebSocket:
     def __aiter__(self) -> WebSocket:
         return self
 
-    async def __anext__(self) -> str | bytes:
-        message = await self.wait()
+    @coroutine
+    def __anext__(self) -> Generator[Any, Any, str | bytes]:
+        """Await the next message, as ``wait`` does, and without a Deferred if it has to come."""
+        if self._offer is not None:
+            self.accept()
+        inbox = self._inbox
+        message: str | bytes | None
+        if self._state is _OPEN and inbox.waiter is None and not inbox.messages:
+            # As CheapAwaitable.__await__ does, but without a generator for each wait.
+            result = yield inbox
+            message = (yield inbox.as_deferred()) if result is inbox else result
+        else:
+            message = yield from self.wait().__await__()
         if message is None:
             raise StopAsyncIteration
         return message
@@ -482,9 +507,10 @@ class WebSocket:
         """Whether messages are kept that the view may still read."""
         return self._owner is not None and bool(self._inbox.messages)
 
-    def close_with(self, closing: Closing) -> Deferred[None]:
-        """Close with a code and a reason; see ``close``."""
-        self.accept()
+    def close_with(self, closing: Closing) -> None:
+        """Close with a code and a reason, as ``close`` does; what that returns is not made."""
+        if self._offer is not None:
+            self.accept()
         if self._wire is not None and self._state is _OPEN:
             self._catch_up()
         if self._wire is not None and self._state is _OPEN:
@@ -492,13 +518,6 @@ class WebSocket:
             # The end first, or messages that the wire still delivers would be taken.
             self.conversation_ended(closing.code, closing.reason)
             wire.close(closing)
-        if self._state is _CLOSED:
-            return succeed(None)
-        if isinstance(self._close_waiters, tuple):
-            self._close_waiters = []
-        closed: Deferred[None] = Deferred(self._close_waiters.remove)
-        self._close_waiters.append(closed)
-        return closed
 
     def end_subscriptions(self, matches: Callable[[str], bool], closing: Closing) -> int:
         """End the subscriptions to topics that match, without a word to the view."""
@@ -537,7 +556,7 @@ class WebSocket:
 
         :param code: of the Close frame; by default the connection was lost without one.
         """
-        if self.is_closed():
+        if self._state in (_CLOSING, _CLOSED):
             return
         self._state = _CLOSING
         self.close_code, self.close_reason = code, reason
@@ -661,10 +680,10 @@ def _encode(data: str | bytes | bytearray | memoryview, binary: bool) -> bytes:
         if binary:
             raise TypeError("binary=True sends bytes, not str")
         return data.encode()
-    if isinstance(data, (bytearray, memoryview)):
+    if type(data) is not bytes:
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            raise TypeError(f"send takes str or bytes, not {type(data).__name__}")
         data = bytes(data)
-    elif not isinstance(data, bytes):
-        raise TypeError(f"send takes str or bytes, not {type(data).__name__}")
     if not binary:
         data.decode()  # A text frame holds UTF-8 (RFC 6455 §5.6); raises UnicodeDecodeError.
     return data
