@@ -11,6 +11,7 @@ from bench.load import run_load
 from bench.nodes import NODES
 from bench.publishing import PUBLISHING
 from bench.readings import Readings, scaled
+from bench.secure import SECURE
 from bench.server import Server
 from bench.workload import Measure, Workload
 
@@ -189,4 +190,4 @@ WEBSOCKETS: tuple[Workload, ...] = (
     ),
 )
 
-WORKLOADS: tuple[Workload, ...] = (*WEBSOCKETS, *PUBLISHING, *NODES)
+WORKLOADS: tuple[Workload, ...] = (*WEBSOCKETS, *PUBLISHING, *SECURE, *NODES)

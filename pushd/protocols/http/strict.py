@@ -15,10 +15,10 @@ from pushd.protocols.http.early import EarlyRequest, read_early
 from pushd.protocols.http.headers import RequestHeaders, has_token, path_in
 from pushd.protocols.http.request import peer_name
 from pushd.protocols.http.response import BUSY, Response, json_refusal, refusal
-from pushd.protocols.twisted_internals import HTTPChannelAdapter
+from pushd.protocols.twisted_internals import HTTPChannelAdapter, closes_halfway
 
-# Headers of every response, unless a view sets others.
-_HEADERS = {
+#: Headers of every response, unless a view sets others.
+SHARED_HEADERS = {
     b"x-content-type-options": b"nosniff",
     b"referrer-policy": b"same-origin",
 }
@@ -179,11 +179,11 @@ class StrictChannel(HTTPChannelAdapter):
         kind = headers.getRawHeaders(b"content-type", [b""])[0]
         if not headers.hasHeader(b"date"):
             headers.setRawHeaders(b"date", [datetimeToString()])
-        shared: Mapping[bytes, bytes] = _HEADERS
+        shared: Mapping[bytes, bytes] = SHARED_HEADERS
         if self.requests and self.requests[0].sets_own_headers:
             shared = {}
         elif kind.lower().startswith(_PAGES):
-            shared = {**_HEADERS, **self.site.policy.page_headers}
+            shared = {**SHARED_HEADERS, **self.site.policy.page_headers}
         for name, value in shared.items():
             if not headers.hasHeader(name):
                 headers.setRawHeaders(name, [value])
@@ -241,7 +241,7 @@ class StrictChannel(HTTPChannelAdapter):
         self.writeHeaders(b"HTTP/1.1", str(answer.status).encode(), phrase, headers)
         self.transport.write(body)
         self.await_close()
-        if self.read_ended or self.isSecure():  # Twisted's TLS cannot close one direction alone.
+        if self.read_ended or not closes_halfway(self.transport):
             super().loseConnection()
         else:
             self.transport.loseWriteConnection()
