@@ -71,6 +71,8 @@ class Throttle:
 
     def delay(self, peer: str) -> float:
         """Return for how many seconds a client must wait, which is counted and logged; or 0."""
+        if not self._used:
+            return 0
         key = client_key(self._proxies, peer)
         now = self._clock.seconds()
         wait = self._used.get(key, now) - now - _BURST

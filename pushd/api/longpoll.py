@@ -197,6 +197,7 @@ class LongPoll:
             self._turn = self._turns.wait("", self._answer_in_turn)
 
     def _answer_in_turn(self) -> None:
+        self._turn = None  # It need not be looked for among hundreds, to be cancelled.
         began = self._clock.seconds()
         self._answer_when_ready()
         # Before the next poll is answered: what all of one portion buffer may be much.

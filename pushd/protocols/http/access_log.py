@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from time import time
 from typing import Any
 
 from twisted.logger import Logger
 
+from pushd.access.connections import emit_info
 from pushd.protocols.http.policy import SitePolicy
 from pushd.protocols.http.request import ChannelRequest, path_of
 
@@ -77,7 +79,7 @@ class AccessLog:
         if request.why_refused:
             facts["reason"] = request.why_refused
             line += ": {reason}"
-        _log.info(line, event="request", **facts)
+        emit_info(_log, time(), line, event="request", **facts)
 
     def log_left(self, request: ChannelRequest) -> None:
         """Write the line of a request whose client left before it was answered."""
