@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from io import BytesIO
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import (
@@ -23,7 +23,7 @@ from pushd.access.memory import Memory, Usage
 from pushd.protocols.http.headers import read_head
 from pushd.protocols.http.request import ChannelRequest, peer_name
 from pushd.protocols.http.strict import StrictChannel
-from pushd.protocols.twisted_internals import buffered, lose, unsent, untaken
+from pushd.protocols.twisted_internals import buffered, lose, unsent, untaken, write_at_once
 from pushd.schedule.timeouts import TimeoutQueue, TimerHeap
 
 # Bytes of a body that must arrive per second, on average over ``--body-timeout``.
@@ -43,6 +43,16 @@ REFUSAL_TIMEOUT = 5
 # Seconds without a byte of an answer after which a half-closed connection is dropped: its client
 # may be gone, which only a write can tell.
 HALF_CLOSED_TIMEOUT = 60
+
+
+class Expected(Protocol):
+    """A request that may come next; see ``Channel.expect_after``."""
+
+    def take(self, data: bytes) -> bool:
+        """Answer the request; return False if the data is anything else."""
+
+    def forget(self) -> None:
+        """Called instead of ``take``, or after it returned False."""
 
 
 @implementer(IHalfCloseableProtocol)
@@ -79,6 +89,11 @@ class Channel(StrictChannel):
     _answered = 0
     # Whether it is being closed because the daemon's buffers are full; it holds nothing any more.
     _freed = False
+    #: The head of the request that is being read, if it arrived in one piece and was read at once.
+    whole_head = b""
+
+    # Knows which request comes next.
+    _expected: Expected | None = None
     # Takes the bytes that follow the request, after ``forward``.
     _receive: Callable[[bytes], object] | None = None
 
@@ -113,6 +128,8 @@ class Channel(StrictChannel):
             return
         if self in self.connections.idle:
             self.connections.idle.stop(self)
+            if self._expected is not None and self._is_expected(data):
+                return
             self.connections.reading.start(self)
         self._receiving = True
         memory = self.connections.memory
@@ -186,6 +203,7 @@ class Channel(StrictChannel):
         """Release what the connection takes."""
         self.connections.stop_timeouts(self)
         self._cancel_next()
+        self._expect_nothing()
         self.slot.release()
         self.connections.discard(self)
         super().connectionLost(reason)
@@ -236,6 +254,26 @@ class Channel(StrictChannel):
         """Close after all is sent, or after the time-out of a slow reader."""
         super().loseConnection()
         self._start_stall_timeout()
+
+    # What answers a request calls
+
+    def answer_whole(self, request: Any, response: bytes) -> None:
+        """Write a whole response, head and body, at once."""
+        if self._writing_paused:
+            self.connections.memory.add(len(response))
+        write_at_once(self.transport, response)
+        self.site.log(request)
+
+    def expect_after(self, request: Any, expected: Expected) -> None:
+        """Go on to the next request, as ``requestDone``; it may be known which one comes."""
+        connections = self.connections
+        if self._writing_paused or self.read_ended or connections.draining or not self.handled():
+            expected.forget()
+            self.requestDone(request)
+            return
+        self._expected = expected
+        connections.idle.start(self)
+        self._delay_reading()
 
     # What a protocol calls that takes the connection over
 
@@ -352,6 +390,20 @@ class Channel(StrictChannel):
 
     # Private
 
+    def _is_expected(self, data: bytes) -> bool:
+        """Return whether the request that was expected has come, and has been taken."""
+        expected, self._expected = self._expected, None
+        assert expected is not None
+        taken = expected.take(data)
+        if not taken:
+            expected.forget()
+        return taken
+
+    def _expect_nothing(self) -> None:
+        expected, self._expected = self._expected, None
+        if expected is not None:
+            expected.forget()
+
     def _is_arriving(self) -> bool:
         """Return whether a request is awaited for the first time, or a part of one has arrived."""
         return self in self.connections.reading or self in self.connections.reading_bodies
@@ -441,7 +493,9 @@ class Channel(StrictChannel):
             request.parseCookies()
         self.connections.reading.stop(self)
         self.handle(request)
+        self.whole_head = data
         request.requestReceived(b"GET", target, b"HTTP/1.1")
+        self.whole_head = b""
         return True
 
 

@@ -121,6 +121,11 @@ class ChannelRequest(Request):
             self.content.seek(0)
         self.process()
 
+    def begin_again(self) -> None:
+        """Begin anew, as if the same head had been read again; see ``Channel.expect_after``."""
+        self._since = self.channel.site.reactor.seconds()
+        self.channel.handle(self)
+
     def process(self) -> None:
         """Identify the client, take its slot, and answer."""
         site = self.site = self.channel.site

@@ -18,8 +18,8 @@ from pushd.protocols.http.request import peer_name
 from pushd.protocols.http.response import BUSY, Response, json_refusal, refusal
 from pushd.protocols.twisted_internals import HTTPChannelAdapter
 
-# Headers of every response, unless a view sets others.
-_HEADERS = {
+#: Headers of every response, unless a view sets others.
+SHARED_HEADERS = {
     b"x-content-type-options": b"nosniff",
     b"referrer-policy": b"same-origin",
 }
@@ -176,11 +176,11 @@ class StrictChannel(HTTPChannelAdapter):
         kind = headers.getRawHeaders(b"content-type", [b""])[0]
         if not headers.hasHeader(b"date"):
             headers.setRawHeaders(b"date", [datetimeToString()])
-        shared: Mapping[bytes, bytes] = _HEADERS
+        shared: Mapping[bytes, bytes] = SHARED_HEADERS
         if self.requests and self.requests[0].sets_own_headers:
             shared = {}
         elif kind.lower().startswith(_PAGES):
-            shared = {**_HEADERS, **self.site.policy.page_headers}
+            shared = {**SHARED_HEADERS, **self.site.policy.page_headers}
         for name, value in shared.items():
             if not headers.hasHeader(name):
                 headers.setRawHeaders(name, [value])
