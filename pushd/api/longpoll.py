@@ -195,6 +195,8 @@ class LongPoll:
 
     def forget(self) -> None:
         """Cancel everything: the client has its response, or has disconnected."""
+        if not self._open:
+            return
         self._open = False
         # Both refer to the poll, which would keep it until garbage is collected.
         presence, self._presence = self._presence, None

@@ -92,14 +92,14 @@ class RepeatedPolls:
     def respond(self, poll: LongPoll, lines: bytes) -> tuple[bytes, int]:
         """Return the response to a poll, and the length of its body.
 
-        :param lines: further lines of the head.
+        :param lines: further lines of the head, behind the first.
         """
         second = int(self.connections.now())
         made_of = (second, lines, *poll.made_of)
         if made_of == self._made_of:
             return self._response, self._length
         body = poll.body()
-        response = b"%b%b\r\n%b" % (_head(second, len(body)), lines, body)
+        response = b"%b%b%b%b" % (_STATUS, lines, _rest_of_head(second, len(body)), body)
         if poll.made_of and len(response) <= _MAX_KEPT:
             self._made_of, self._response, self._length = made_of, response, len(body)
         return response, len(body)
@@ -193,15 +193,15 @@ class _Repeat:
         poll.start(shared.hub, start.topic, after)
 
     def end(self, _: object = None) -> None:
-        """End the poll, if there is one, as its request is finished or its client has left."""
+        """End the poll, as its request is finished or its client has left."""
         poll, self._poll = self._poll, None
-        if poll is not None:
-            poll.forget()
-            # Or the two would keep each other until garbage is collected.
-            poll.repeat = None
-            del self._request.end_waiting
-            self._shared.connections.remove(poll)
-            self._totals.remove(poll.transport, poll.traffic)
+        assert poll is not None
+        poll.forget()
+        # Or the two would keep each other until garbage is collected.
+        poll.repeat = None
+        del self._request.end_waiting
+        self._shared.connections.remove(poll)
+        self._totals.remove(poll.transport, poll.traffic)
 
     # What the poll calls
 
@@ -249,16 +249,17 @@ def _lines(headers: Mapping[str, str]) -> bytes:
     return "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode()
 
 
-# The head of each response, which is that of a plain answer, but for the last line.
-_BEGINNING = b"HTTP/1.1 200 OK\r\n" + _lines(JSON_HEADERS)
-_END = b"".join(b"%b: %b\r\n" % item for item in SHARED_HEADERS.items())
+# The head of each response is the same as that of a plain answer.
+_STATUS = b"HTTP/1.1 200 OK\r\n"
+_BEGINNING = _lines(JSON_HEADERS)
+_END = b"".join(b"%b: %b\r\n" % (name.title(), text) for name, text in SHARED_HEADERS.items())
 
 
 @lru_cache(maxsize=64)
-def _head(second: int, length: int) -> bytes:
-    """Return the head of a response without its last line.
+def _rest_of_head(second: int, length: int) -> bytes:
+    """Return the head of a response behind its first lines.
 
     :param second: the time of day, in seconds since 1970.
     """
     date = datetimeToString(second)
-    return b"%bContent-Length: %d\r\nDate: %b\r\n%b" % (_BEGINNING, length, date, _END)
+    return b"%bContent-Length: %d\r\nDate: %b\r\n%b\r\n" % (_BEGINNING, length, date, _END)

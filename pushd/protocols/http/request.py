@@ -124,6 +124,7 @@ class ChannelRequest(Request):
     def begin_again(self) -> None:
         """Begin anew, as if the same head had been read again; see ``Channel.expect_after``."""
         self._since = self.channel.site.reactor.seconds()
+        self.sentLength = 0
         self.channel.handle(self)
 
     def process(self) -> None:
