@@ -118,7 +118,7 @@ format: .venv/.dev  ## Reformat the code and apply ruff's fixes
 	$(BIN)/ruff format
 
 .PHONY: bench
-bench: .venv/bench/.ready  ## Compare pushd with other servers, 10 min; BENCH='--rivals pushd,floor'
+bench: .venv/bench/.ready  ## Compare pushd with other servers, 15 min; BENCH='--rivals pushd,floor'
 	.venv/bench/bin/python -m bench $(BENCH)
 
 .PHONY: compare

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = make_parser().parse_args(arguments)
     try:
         rivals = choose(given.rivals, {rival.name: rival for rival in CATALOGUE})
-        workloads = choose(given.workloads, {one.name: one for one in WORKLOADS})
+        workloads = choose_workloads(given.workloads, WORKLOADS, slow=given.slow)
         build()
     except (ValueError, RuntimeError) as error:
         sys.stderr.write(f"bench: {error}\n")
@@ -46,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given.growth = given.workloads is None and given.rivals is None
     report = measure(rivals, workloads, given)
     markdown = report.as_markdown()
-    chart = draw_chart(report.results, report.rivals, report.measures)
+    measures = [one for workload in workloads for one in workload.measures]
+    chart = draw_chart(report.results, report.rivals, measures)
     written = write_report(markdown, chart, given.output)
     if given.docs:
         DOCUMENT.write_text(put_into(DOCUMENT.read_text(), markdown))
@@ -83,7 +84,7 @@ def measure(
     return Report(
         results=runner.results,
         rivals=present,
-        measures=[one for workload in workloads for one in workload.measures],
+        workloads=workloads,
         date=datetime.date.today().isoformat(),
         machine=describe_machine(),
         growth=growth,
@@ -99,15 +100,19 @@ def make_parser() -> argparse.ArgumentParser:
         prog="python -m bench", description="Measure pushd and its rivals."
     )
     names = ", ".join(rival.name for rival in CATALOGUE)
+    works = ", ".join(workload.name for workload in WORKLOADS)
     parser.add_argument("--rivals", help=f"comma-separated list of {names} (default: all)")
-    parser.add_argument("--workloads", help="comma-separated list of w1 to w5 (default: all)")
+    parser.add_argument(
+        "--workloads", help=f"comma-separated list of {works} (default: all that are quick)"
+    )
+    parser.add_argument("--slow", action="store_true", help="measure what takes long as well")
     parser.add_argument(
         "--rounds", type=int, default=3, help="number of rounds (default: %(default)s)"
     )
     parser.add_argument(
         "--minutes",
         type=float,
-        default=9,
+        default=14,
         help="skip what would end later than this, except in the first round "
         "(default: %(default)s)",
     )
@@ -148,6 +153,15 @@ def choose(given: str | None, known: Mapping[str, T]) -> list[T]:
         if name not in known:
             raise ValueError(f"{name!r} is not one of {', '.join(known)}")
     return [known[name] for name in names]
+
+
+def choose_workloads(given: str | None, known: Sequence[Workload], *, slow: bool) -> list[Workload]:
+    """Look up comma-separated names; without any, return all, but slow ones only on demand.
+
+    Raises ValueError for an unknown name.
+    """
+    chosen = choose(given, {one.name: one for one in known})
+    return [one for one in chosen if given is not None or slow or not one.slow]
 
 
 def raise_descriptors() -> None:

@@ -42,13 +42,13 @@ def _start_pushd(folder: Path) -> Start:
     return Start(
         [
             *(str(Path(sys.executable).with_name("twistd")), "-n", "--pidfile=", "pushd"),
-            *("--listen", "tcp:0:interface=127.0.0.1", "--control", "none"),
+            *("--listen", "tcp:0:interface=127.0.0.1", "--control", "tcp:0:interface=127.0.0.1"),
             *("--views", "pushd_views:views", "--max-rate", "10000000"),
             *("--max-connections", "19000", "--max-per-address", "19000"),
         ],
         RIVALS,
-        # The only URL in the log, whatever the words around it.
-        r"http://127\.0\.0\.1:(\d+)/",
+        r"(?<!port )listening on http://127\.0\.0\.1:(\d+)/",
+        control=r"control port listening on http://127\.0\.0\.1:(\d+)/",
     )
 
 
@@ -94,7 +94,7 @@ PUSHD = Rival(
     start=_start_pushd,
     version=lambda: version_of("pushd", "Twisted", "autobahn"),
     source="this repository",
-    paths={**PATHS, "subscribe": "/topics/bench"},
+    paths={**PATHS, "subscribe": "/topics/bench", "post": "/topics/bench/%", "stream": "/publish"},
 )
 
 CATALOGUE: tuple[Rival, ...] = (
@@ -112,7 +112,6 @@ CATALOGUE: tuple[Rival, ...] = (
         start=lambda folder: Start([str(FLOOR), "--join"], RIVALS),
         version=lambda: "bench/rivals/floor.c --join",
         source="this repository",
-        workloads=frozenset({"w2"}),
     ),
     Rival(
         name="autobahn",
@@ -163,7 +162,7 @@ CATALOGUE: tuple[Rival, ...] = (
         start=_start_nchan,
         version=_version_of_nchan,
         source="Debian: nginx, libnginx-mod-nchan",
-        workloads=frozenset({"w2", "w3", "w4"}),
-        paths={**PATHS, "handshake": "/subscribe/"},
+        paths={**PATHS, "handshake": "/subscribe/", "stream": "/publish/"},
+        gives_ids=False,
     ),
 )

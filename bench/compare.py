@@ -202,7 +202,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--workloads",
         default="w1,w4,w5",
-        help="comma-separated list of w1 to w5 (default: %(default)s)",
+        help="comma-separated list of workloads (default: %(default)s)",
     )
     parser.add_argument(
         "--rounds", type=int, default=30, help="number of paired rounds (default: %(default)s)"

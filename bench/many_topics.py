@@ -119,10 +119,9 @@ async def _publish(control: Path, topics: Sequence[str]) -> None:
 
 def _start(folder: Path) -> Start:
     start = PUSHD.start(folder)
-    command = [*start.command, "--max-topics", "100000", "--control", f"unix:{folder}/control"]
-    command.remove("none")
-    del command[command.index("--control")]
-    return replace(start, command=command)
+    command = [*start.command, "--max-topics", "100000"]
+    command[command.index("--control") + 1] = f"unix:{folder}/control"
+    return replace(start, command=command, control=None)
 
 
 async def _main(topics: int, connections: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 
 from bench.build import HERE, ROOT
@@ -11,7 +12,7 @@ from bench.growth import Growth
 from bench.results import Results
 from bench.rival import Rival
 from bench.table import tabulate, tabulate_goals, tabulate_ratios
-from bench.workload import Measure
+from bench.workload import Workload
 
 FOLDER = HERE / "results"
 DOCUMENT = ROOT / "docs" / "performance.md"
@@ -27,7 +28,8 @@ class Report:
 
     results: Results
     rivals: Sequence[Rival]
-    measures: Sequence[Measure]
+    #: Those of a family one after the other.
+    workloads: Sequence[Workload]
     #: When, and on which machine.
     date: str
     machine: str
@@ -41,16 +43,8 @@ class Report:
     def as_markdown(self) -> str:
         """Format the report as Markdown."""
         lines = [f"{self.date}. {self.machine}. Medians; rounds: {self.results.rounds}.", ""]
-        lines += [tabulate(self.results, self.rivals, self.measures), ""]
-        if self.results.has("pushd"):
-            lines += ["Ratio pushd / rival; below 1, pushd is cheaper.", ""]
-            lines += [tabulate_ratios(self.results, self.rivals, self.measures), ""]
-            lines += [
-                "The goals, and the spread of pushd's rounds.",
-                "",
-                tabulate_goals(self.results, self.measures),
-                "",
-            ]
+        for family, workloads in groupby(self.workloads, lambda one: one.family):
+            lines += self._describe_family(family, list(workloads))
         if self.growth is not None:
             lines += ["Cost by number of connections.", ""]
             lines += [self.growth.tabulate(self.rivals), ""]
@@ -71,6 +65,20 @@ class Report:
             lines += ["", "Failures:", ""]
             lines += [f"- {trouble.splitlines()[0]}" for trouble in self.troubles]
         return "\n".join(lines) + "\n"
+
+    def _describe_family(self, family: str, workloads: Sequence[Workload]) -> list[str]:
+        """Return the tables of a family, with columns for the rivals that support it."""
+        measures = [one for workload in workloads for one in workload.measures]
+        able = frozenset[str]().union(*(one.rivals for one in workloads))
+        rivals = [rival for rival in self.rivals if rival.name in able]
+        lines = [f"### {family}", "", tabulate(self.results, rivals, measures), ""]
+        if self.results.has("pushd"):
+            if rivals[1:]:
+                lines += ["Ratio pushd / rival; below 1, pushd is cheaper.", ""]
+                lines += [tabulate_ratios(self.results, rivals, measures), ""]
+            lines += ["The goals, and the spread of pushd's rounds.", ""]
+            lines += [tabulate_goals(self.results, measures), ""]
+        return lines
 
 
 def write_report(markdown: str, chart: str, folder: Path) -> list[Path]:

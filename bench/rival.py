@@ -13,9 +13,11 @@ PATHS = {
     "publish": "/publish/",
     "echo": "/echo/",
     "handshake": "/echo/",
+    # At the control port; "%" is replaced with the number of the publisher.
+    "post": "/post/%",
+    "batch": "/publish",
+    "stream": "/stream/",
 }
-
-ALL = frozenset({"w1", "w2", "w3", "w4", "w5"})
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Start:
     #: The log line of a server that listens; its group is the port, unless ``port`` is set.
     ready: str = r"listening on (\d+)"
     port: int | None = None
+    #: The log line with the port of publishers, if they have one of their own.
+    control: str | None = None
     #: Environment variables in addition to our own.
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -45,9 +49,10 @@ class Rival:
     version: Callable[[], str | None]
     #: Where it can be installed from.
     source: str
-    workloads: frozenset[str] = ALL
     paths: Mapping[str, str] = field(default_factory=lambda: PATHS)
     #: The fraction of the work that it does: below 1 for a server that would take minutes.
     share: float = 1
     #: Whether it pings idle connections.
     pings: bool = True
+    #: Whether the answer to a publisher has the id of the publication.
+    gives_ids: bool = True

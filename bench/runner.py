@@ -84,11 +84,11 @@ class Runner:
 
     def _run_in_turn(self, rivals: Sequence[Rival], workload: Workload, number: int) -> None:
         for rival in rivals:
-            if workload.name in rival.workloads:
+            if rival.name in workload.rivals:
                 self._measure(rival, workload, number)
 
     def _run_together(self, rivals: Sequence[Rival], workload: Workload) -> None:
-        rivals = [rival for rival in rivals if workload.name in rival.workloads]
+        rivals = [rival for rival in rivals if rival.name in workload.rivals]
         with ThreadPoolExecutor(max(1, len(rivals))) as threads:
             list(threads.map(lambda rival: self._measure(rival, workload, 1), rivals))
 

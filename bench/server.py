@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 
 from bench.processes import find_family, measure_cpu, measure_memory
-from bench.rival import Rival, Start
+from bench.rival import Rival
 
 # How long a server may take until it listens, in seconds.
 PATIENCE = 20
@@ -28,6 +28,8 @@ class Server:
     def __init__(self, rival: Rival, folder: Path) -> None:
         self.rival = rival
         self.port = 0
+        #: Where publishers post: another port, if the server has one for them.
+        self.control_port = 0
         self._folder = folder
         self._log = folder / f"{rival.name}.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -44,7 +46,8 @@ class Server:
                 stderr=subprocess.STDOUT,
             )
         try:
-            self.port = self._find_port(start)
+            self.port = self._find_port(start.ready, start.port)
+            self.control_port = self._find_port(start.control) if start.control else self.port
         except BaseException:
             self._stop()
             raise
@@ -72,11 +75,11 @@ class Server:
             raise self._complain("ended")
         return find_family(self._process.pid)
 
-    def _find_port(self, start: Start) -> int:
+    def _find_port(self, line: str, port: int | None = None) -> int:
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
-            if match := re.search(start.ready, self._log.read_text(errors="replace")):
-                return start.port or int(match[1])
+            if match := re.search(line, self._log.read_text(errors="replace")):
+                return port or int(match[1])
             self._family()
             time.sleep(0.02)
         raise self._complain("did not listen in time")

@@ -30,5 +30,11 @@ class Workload:
     title: str
     run: Run
     measures: tuple[Measure, ...]
+    #: The names of the rivals that support it.
+    rivals: frozenset[str]
+    #: The heading of its table in the report, which it shares with others.
+    family: str = "WebSockets"
     #: Whether all rivals may be measured at the same time, as for memory.
     together: bool = False
+    #: Whether it takes long, and is measured only when it is asked for.
+    slow: bool = False

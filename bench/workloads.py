@@ -1,10 +1,15 @@
-"""The workloads: the load generator's arguments, and how each measure is computed."""
+"""The workloads of WebSockets, and the list of all.
+
+Each has the load generator's arguments, and computes its measures.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from bench.load import run_load
+from bench.publishing import PUBLISHING
+from bench.readings import Readings, scaled
 from bench.server import Server
 from bench.workload import Measure, Workload
 
@@ -15,11 +20,11 @@ CROWD = ("--sources", "8", "--rate", "4000", "--rehearse", "100")
 
 def run_demo(server: Server, scale: float) -> Mapping[str, float]:
     """W1: thousands of browsers open the demo; each gets ten pushes, half a second apart."""
-    seen = _Seen(server)
+    seen = Readings(server)
     result = run_load(
         [
             *("demo", "--path", server.rival.paths["demo"]),
-            *("--browsers", _count(4000, scale), "--rate", "1000", "--port", str(server.port)),
+            *("--browsers", f"{scaled(4000, scale)}", "--rate", "1000", "--port", str(server.port)),
         ],
         seen.look,
     )
@@ -37,10 +42,10 @@ def run_fanout(server: Server, scale: float) -> Mapping[str, float]:
     for key, burst, times in (("w2.one", 1, 80), ("w2.burst", 8, 20)):
         result = run_publications(
             server,
-            _size(1000, scale),
+            scaled(1000, scale),
             burst=burst,
-            times=_size(times, share),
-            warm=_size(20, share),
+            times=scaled(times, share),
+            warm=scaled(20, share),
         )
         found[key] = result["delivery"]
         found["busy"] = max(found.get("busy", 0), result["busy"])
@@ -54,7 +59,7 @@ def run_publications(
 
     A ``crowd`` connects from several addresses, after a rehearsal.
     """
-    seen = _Seen(server)
+    seen = Readings(server)
     paths = server.rival.paths
     result = run_load(
         [
@@ -76,11 +81,11 @@ def run_publications(
 
 def run_idle(server: Server, scale: float) -> Mapping[str, float]:
     """W3: thousands of idle subscribers, until each has been pinged."""
-    seen = _Seen(server)
+    seen = Readings(server)
     result = run_load(
         [
             *("idle", "--path", server.rival.paths["subscribe"], "--port", str(server.port)),
-            *("--connections", _count(5000, scale), "--rate", "500"),
+            *("--connections", f"{scaled(5000, scale)}", "--rate", "500"),
             *("--pinged", str(int(server.rival.pings))),
         ],
         seen.look,
@@ -90,12 +95,12 @@ def run_idle(server: Server, scale: float) -> Mapping[str, float]:
 
 def run_handshake(server: Server, scale: float) -> Mapping[str, float]:
     """W4: handshake, then close."""
-    seen = _Seen(server)
+    seen = Readings(server)
     result = run_load(
         [
             *("handshake", "--path", server.rival.paths["handshake"], "--port", str(server.port)),
-            *("--total", _count(3000, scale * server.rival.share)),
-            *("--warm", _count(300, scale * server.rival.share)),
+            *("--total", f"{scaled(3000, scale * server.rival.share)}"),
+            *("--warm", f"{scaled(300, scale * server.rival.share)}"),
         ],
         seen.look,
     )
@@ -104,48 +109,28 @@ def run_handshake(server: Server, scale: float) -> Mapping[str, float]:
 
 def run_echo(server: Server, scale: float) -> Mapping[str, float]:
     """W5: a hundred clients send messages, and get them back."""
-    seen = _Seen(server)
+    seen = Readings(server)
     result = run_load(
         [
             *("echo", "--path", server.rival.paths["echo"], "--port", str(server.port)),
-            *("--clients", _count(100, scale)),
-            *("--each", _count(200, server.rival.share), "--warm", _count(20, server.rival.share)),
+            *("--clients", f"{scaled(100, scale)}"),
+            *(
+                "--each",
+                f"{scaled(200, server.rival.share)}",
+                "--warm",
+                f"{scaled(20, server.rival.share)}",
+            ),
         ],
         seen.look,
     )
     return {"w5.cpu": seen.cpu("start", "end") / result["units"], "busy": result["busy"]}
 
 
-class _Seen:
-    """Readings of a server at the gates."""
+_ALL = frozenset(
+    {"pushd", "floor", "autobahn", "websockets", "aiohttp", "picows", "channels", "ws"}
+)
 
-    def __init__(self, server: Server) -> None:
-        self._server = server
-        self._cpu: dict[str, float] = {}
-        self._memory: dict[str, int] = {}
-
-    def look(self, gate: str) -> None:
-        # Memory is slow to read, so not at the gates between which CPU is measured.
-        if gate in ("empty", "connected", "full"):
-            self._memory[gate] = self._server.memory()
-        self._cpu[gate] = self._server.cpu()
-
-    def cpu(self, first: str, last: str) -> float:
-        return self._cpu[last] - self._cpu[first]
-
-    def memory(self, first: str, last: str) -> float:
-        return self._memory[last] - self._memory[first]
-
-
-def _size(full: int, scale: float) -> int:
-    return max(1, round(full * scale))
-
-
-def _count(full: int, scale: float) -> str:
-    return str(_size(full, scale))
-
-
-WORKLOADS: tuple[Workload, ...] = (
+WEBSOCKETS: tuple[Workload, ...] = (
     Workload(
         "w1",
         "the demo, 4,000 browsers",
@@ -160,6 +145,7 @@ WORKLOADS: tuple[Workload, ...] = (
             ),
             Measure("w1.late", "W1 lateness of a push, 99th percentile", "ms", 8),
         ),
+        rivals=_ALL,
     ),
     Workload(
         "w2",
@@ -176,6 +162,7 @@ WORKLOADS: tuple[Workload, ...] = (
                 "w2.burst", "W2 in bursts of 8: CPU per delivery", "µs", 2, relation=(1, "floor")
             ),
         ),
+        rivals=_ALL | {"floor-join", "nchan"},
     ),
     Workload(
         "w3",
@@ -183,17 +170,22 @@ WORKLOADS: tuple[Workload, ...] = (
         run_idle,
         (Measure("w3.memory", "W3 5,000 idle: memory per connection", "KiB", 10),),
         together=True,
+        rivals=_ALL | {"nchan"},
     ),
     Workload(
         "w4",
         "handshake and close",
         run_handshake,
         (Measure("w4.cpu", "W4 handshake and close: CPU per connection", "µs", 190),),
+        rivals=_ALL | {"nchan"},
     ),
     Workload(
         "w5",
         "echo, 100 clients",
         run_echo,
         (Measure("w5.cpu", "W5 echo of 128 B, 100 clients: CPU per message", "µs", 20),),
+        rivals=_ALL,
     ),
 )
+
+WORKLOADS: tuple[Workload, ...] = (*WEBSOCKETS, *PUBLISHING)

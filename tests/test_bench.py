@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
@@ -15,7 +16,8 @@ from xml.etree import ElementTree
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from bench.__main__ import choose, main, make_parser
+from bench import publishing
+from bench.__main__ import choose, choose_workloads, main, make_parser
 from bench.build import is_older
 from bench.catalogue import CATALOGUE, PUSHD, version_of
 from bench.chart import LONGEST, draw_chart
@@ -42,6 +44,8 @@ from bench.processes import (
     read_resident,
     read_run_time,
 )
+from bench.publishing import PUBLISHING
+from bench.readings import scaled
 from bench.report import BEGIN, DOCUMENT, END, Report, put_into, write_report
 from bench.results import Results
 from bench.rival import PATHS, Rival, Start
@@ -49,10 +53,12 @@ from bench.runner import Runner, rotate
 from bench.server import Server, Trouble
 from bench.table import format_number, tabulate, tabulate_goals, tabulate_ratios
 from bench.workload import Measure, Workload
-from bench.workloads import WORKLOADS
+from bench.workloads import WEBSOCKETS, WORKLOADS
 
 ROOT = Path(__file__).parent.parent
 SVG = "{http://www.w3.org/2000/svg}"
+
+SUPPORTED = frozenset({"pushd", "floor", "other"})
 
 CPU = Measure("w9.cpu", "W9 sums: CPU each", "µs", most=10, relation=(1.5, "floor"))
 LATE = Measure("w9.late", "W9 lateness", "ms")
@@ -66,9 +72,14 @@ def make_rival(name: str, **changes: Any) -> Rival:
         start=lambda folder: Start([], folder),
         version=lambda: f"{name} 1.0",
         source="nowhere",
-        workloads=frozenset({"w9"}),
     )
     return replace(rival, **changes)
+
+
+def make_workload(*measures: Measure, **changes: Any) -> Workload:
+    """Make a workload that cannot be run."""
+    workload = Workload("w9", "sums", lambda server, scale: {}, measures, SUPPORTED)
+    return replace(workload, **changes)
 
 
 def set_age(path: Path, age: int) -> None:
@@ -302,7 +313,7 @@ class ReportTests(SynchronousTestCase):
         self.report = Report(
             results=RESULTS,
             rivals=RIVALS,
-            measures=(CPU, LATE),
+            workloads=(make_workload(CPU, LATE),),
             date="2026-11-22",
             machine="A machine",
         )
@@ -317,7 +328,9 @@ class ReportTests(SynchronousTestCase):
             growth=Growth({"pushd": {100: costs}}),
             swift={"w9": ["Floor", "Other"], "w8": ["Other"]},
         ).as_markdown()
-        self.assertTrue(text.startswith("2026-11-22. A machine. Medians; rounds: 3.\n\n|  |"))
+        self.assertTrue(
+            text.startswith("2026-11-22. A machine. Medians; rounds: 3.\n\n### WebSockets\n\n|  |")
+        )
         for words in (
             "Versions: pushd 1.0; floor 1.0; other 1.0.\n",
             "Not installed on this machine: Absent (nowhere).\n",
@@ -387,11 +400,11 @@ class RunnerTests(SynchronousTestCase):
             fails(rival.name)
             return {f"{name}.cpu": self.time, "busy": 0.99}
 
-        return Workload(name, name, run, (Measure(f"{name}.cpu", name, "µs"),))
+        return make_workload(Measure(f"{name}.cpu", name, "µs"), name=name, run=run)
 
     def test_rounds(self) -> None:
         """Each workload runs all rivals in turn, and another one begins each round."""
-        rivals = [replace(rival, workloads=frozenset({"a", "b"})) for rival in RIVALS[:2]]
+        rivals = RIVALS[:2]
         self.runner.run(
             rivals, [self._make_workload("a"), self._make_workload("b")], rounds=2, seconds=99
         )
@@ -411,14 +424,14 @@ class RunnerTests(SynchronousTestCase):
 
     def test_able(self) -> None:
         """A rival runs only the workloads that it supports; a slow one has a single round."""
-        rivals = [make_rival("able"), make_rival("other", workloads=frozenset())]
-        rivals.append(make_rival("slow", share=0.1))
-        self.runner.run(rivals, [self._make_workload("w9")], rounds=3, seconds=99)
+        rivals = [make_rival("able"), make_rival("other"), make_rival("slow", share=0.1)]
+        workload = replace(self._make_workload("w9"), rivals=frozenset({"able", "slow"}))
+        self.runner.run(rivals, [workload], rounds=3, seconds=99)
         self.assertEqual([name for _, name in self.done], ["able", "slow", "able", "able"])
 
     def test_no_time(self) -> None:
         """In later rounds a workload that would take too long is left out; a shorter one is not."""
-        rival = make_rival("pushd", workloads=frozenset({"long", "short"}))
+        rival = make_rival("pushd")
         workloads = [self._make_workload("long", 10), self._make_workload("short", 1)]
         self.runner.run([rival], workloads, rounds=2, seconds=12)
         self.assertEqual([name for name, _ in self.done], ["long", "short", "short"])
@@ -441,10 +454,8 @@ class RunnerTests(SynchronousTestCase):
 
     def test_together(self) -> None:
         """A workload for all rivals at once runs once, for the rivals that support it."""
-        workload = replace(self._make_workload("w9"), together=True)
-        self.runner.run(
-            [OURS, make_rival("other", workloads=frozenset())], [workload], rounds=3, seconds=99
-        )
+        workload = replace(self._make_workload("w9"), together=True, rivals=frozenset({"pushd"}))
+        self.runner.run([OURS, OTHER], [workload], rounds=3, seconds=99)
         self.assertEqual(self.done, [("w9", "pushd")])
 
     def test_rotate(self) -> None:
@@ -502,7 +513,7 @@ class ComparisonTests(SynchronousTestCase):
         return {"w9.cpu": figures.pop(0), "busy": 0.5}
 
     def run_workload(self, name: str = "w9", rounds: int = 2) -> None:
-        self.comparison.run([Workload(name, name, self._run_workload, (CPU,))], rounds)
+        self.comparison.run([make_workload(CPU, name=name, run=self._run_workload)], rounds)
 
     def test_rounds(self) -> None:
         """Both sides run at the same time; the side that starts first alternates."""
@@ -603,21 +614,32 @@ class CatalogueTests(SynchronousTestCase):
     """The list of rivals, and its documentation, are complete."""
 
     def test_paths(self) -> None:
-        """Every rival has every path, and names only workloads that exist."""
+        """Every rival has every path, and workloads name only rivals that exist."""
         for rival in CATALOGUE:
             self.assertEqual(set(rival.paths), set(PATHS), rival.name)
-            self.assertTrue(rival.workloads <= {one.name for one in WORKLOADS}, rival.name)
+
+        names = {rival.name for rival in CATALOGUE}
+        for workload in WORKLOADS:
+            self.assertTrue(workload.rivals <= names, workload.name)
+            self.assertIn("pushd", workload.rivals)
+
+    def test_families(self) -> None:
+        """Workloads of a family follow each other, as they share a table."""
+        families = [family for family, _ in groupby(WORKLOADS, lambda one: one.family)]
+        self.assertEqual(len(families), len(set(families)))
 
     def test_readme(self) -> None:
-        """The README lists every rival with its workloads, every workload, and every option."""
+        """The README lists every rival, every workload with its rivals, and every option."""
         text = (ROOT / "bench/README.md").read_text()
         rows = dict(re.findall(r"^\| `([\w-]+)` \|(.*)\|$", text, re.MULTILINE))
         for rival in CATALOGUE:
             marks = [cell.strip() == "x" for cell in rows.pop(rival.name).split("|")[1:]]
-            able = [one.name in rival.workloads for one in WORKLOADS]
-            self.assertEqual(marks, able, rival.name)
+            self.assertEqual(marks, [rival.name in one.rivals for one in WEBSOCKETS], rival.name)
         for workload in WORKLOADS:
-            rows.pop(workload.name)
+            row = rows.pop(workload.name)
+            if workload not in WEBSOCKETS:
+                named = re.findall(r"`([\w-]+)`", row.split("|")[-1])
+                self.assertEqual(set(named), workload.rivals, workload.name)
         options = {
             option
             for action in make_parser()._actions
@@ -639,6 +661,56 @@ class CatalogueTests(SynchronousTestCase):
             self.assertTrue(key.startswith(f"{name}."))
 
 
+class PublishingTests(SynchronousTestCase):
+    """Publishers post at the port and the paths that a server has for them."""
+
+    def setUp(self) -> None:
+        self.commands: list[Sequence[str]] = []
+
+    def _run_load(self, command: Sequence[str], look: Callable[[str], None]) -> Mapping[str, Any]:
+        self.commands.append(command)
+        look("start")
+        look("end")
+        return {"units": 4, "busy": 0.1 * len(self.commands)}
+
+    def _measure(self, name: str, rival: Rival) -> Mapping[str, float]:
+        self.patch(publishing, "run_load", self._run_load)
+        spent = iter([100.0, 120.0, 200.0, 210.0])
+        server = Server(rival, Path())
+        server.port, server.control_port = 1, 2
+        server.cpu = lambda: next(spent)  # type: ignore[method-assign]
+        [workload] = [one for one in PUBLISHING if one.name == name]
+        return workload.run(server, 1)
+
+    def _option(self, name: str) -> list[str]:
+        return [command[command.index(f"--{name}") + 1] for command in self.commands]
+
+    def test_posts(self) -> None:
+        """A publication costs the CPU time between the gates, divided by their number."""
+        self.assertEqual(self._measure("p1", PUSHD), {"p1.cpu": 5, "busy": 0.1})
+        self.assertEqual(self.commands[0][0], "post")
+        self.assertEqual(self._option("port"), ["2"])
+        self.assertEqual(self._option("path"), ["/topics/bench/%"])
+
+    def test_batches(self) -> None:
+        """A batch counts as its publications."""
+        self.assertEqual(self._measure("p2", PUSHD)["p2.cpu"], 5)
+        self.assertEqual(self._option("path"), ["/publish"])
+        self.assertEqual(self._option("batch"), ["1000"])
+
+    def test_streams(self) -> None:
+        """A stream is measured with one line in flight, and with many; the busier run counts."""
+        found = self._measure("p3", replace(PUSHD, gives_ids=False))
+        self.assertEqual(found, {"p3.one": 5, "p3.many": 2.5, "busy": 0.2})
+        self.assertEqual([command[0] for command in self.commands], ["stream", "stream"])
+        self.assertEqual(self._option("window"), ["1", "32"])
+        self.assertEqual(self._option("ids"), ["0", "0"])
+
+    def test_scaled(self) -> None:
+        """A part of a number is at least one."""
+        self.assertEqual([scaled(100, 0.25), scaled(10, 0.001)], [25, 1])
+
+
 class CommandTests(SynchronousTestCase):
     """The command line, the description of the machine, and the compiler."""
 
@@ -649,6 +721,17 @@ class CommandTests(SynchronousTestCase):
         self.assertEqual(choose("b, a", known), [2, 1])
         error = self.assertRaises(ValueError, choose, "a,c", known)
         self.assertEqual(str(error), "'c' is not one of a, b")
+
+    def test_slow(self) -> None:
+        """A slow workload runs only if it is named, or if all are wanted."""
+        known = (make_workload(name="quick"), make_workload(name="long", slow=True))
+        for given, slow, names in (
+            (None, False, ["quick"]),
+            (None, True, ["quick", "long"]),
+            ("long", False, ["long"]),
+        ):
+            chosen = choose_workloads(given, known, slow=slow)
+            self.assertEqual([one.name for one in chosen], names)
 
     def test_mistake(self) -> None:
         """A wrong option is one line on stderr and exit code 1, before anything is started."""

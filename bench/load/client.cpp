@@ -58,12 +58,16 @@ void Client::connect() {
 
 void Client::send(std::string_view text) {
     cork(text);
+    uncork();
+}
+
+void Client::cork(std::string_view text) { append_frame(_corked, TEXT, text); }
+
+void Client::uncork() {
     std::string bytes = std::move(_corked);
     _corked.clear();
     write(bytes);
 }
-
-void Client::cork(std::string_view text) { append_frame(_corked, TEXT, text); }
 
 void Client::leave(uint16_t with) {
     const char code[2] = {char(with >> 8), char(with)};
@@ -78,11 +82,12 @@ void Client::leave(uint16_t with) {
 
 // The headers of Chromium, without the offer of compression.
 std::string Client::handshake() const {
-    std::string host = "127.0.0.1:" + std::to_string(_crowd.target.port);
+    const std::string host = "127.0.0.1:" + std::to_string(_crowd.target.port);
+    const std::string origin = _crowd.target.origin ? "\r\nOrigin: http://" + host : "";
     return "GET " + _path + " HTTP/1.1\r\nHost: " + host +
            "\r\nConnection: Upgrade\r\nPragma: no-cache\r\nCache-Control: no-cache\r\n"
            "User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) "
-           "Chrome/142.0.0.0 Safari/537.36\r\nUpgrade: websocket\r\nOrigin: http://" + host +
+           "Chrome/142.0.0.0 Safari/537.36\r\nUpgrade: websocket" + origin +
            "\r\nSec-WebSocket-Version: 13\r\nAccept-Encoding: gzip, deflate, br, zstd\r\n"
            "Accept-Language: en-US,en;q=0.9\r\nSec-WebSocket-Key: " + std::string(KEY) + "\r\n\r\n";
 }

@@ -21,6 +21,7 @@ class Client {
     // Send a text message, in one segment with all messages corked before it.
     void send(std::string_view text);
     void cork(std::string_view text);
+    void uncork();
     // Begin the closing handshake; the server ends it by closing the connection.
     void leave(uint16_t code);
     // Handle epoll events of the socket.

@@ -25,6 +25,8 @@ struct Target {
     uint32_t sources = 1;
     // Seconds without progress after which the run fails.
     double patience = 30;
+    // Whether clients send an Origin, as browsers do.
+    bool origin = true;
 };
 
 class Crowd {

@@ -29,6 +29,7 @@ Target Options::target() const {
     target.rate = number("rate", target.rate);
     target.sources = count("sources", target.sources);
     target.patience = number("patience", target.patience);
+    target.origin = count("origin", target.origin);
     return target;
 }
 
@@ -40,10 +41,12 @@ int main(int count, char **arguments) {
                   {"fanout", load::fanout},
                   {"idle", load::idle},
                   {"handshake", load::handshake},
-                  {"echo", load::echo}};
+                  {"echo", load::echo},
+                  {"stream", load::stream},
+                  {"post", load::post}};
     const auto found = workloads.find(count > 1 ? arguments[1] : "");
     if (found == workloads.end() || count % 2) {
-        std::fprintf(stderr, "load demo|fanout|idle|handshake|echo --port PORT --path PATH ...\n");
+        std::fprintf(stderr, "load demo|fanout|idle|handshake|echo|stream|post --port PORT --path PATH ...\n");
         return 2;
     }
     signal(SIGPIPE, SIG_IGN);

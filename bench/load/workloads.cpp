@@ -2,34 +2,13 @@
 
 #include <deque>
 
+#include "payload.hpp"
+
 namespace load {
 
 namespace {
 
 constexpr int NORMAL = 1000;
-
-// A unique text of `size` bytes for this message.
-std::string make_payload(uint32_t first, uint32_t second, size_t size) {
-    char head[32];
-    std::snprintf(head, sizeof head, "%08x.%08x ", first, second);
-    std::string text = head;
-    for (uint32_t at = first + second; text.size() < size; at++) text += char('a' + at % 26);
-    return text;
-}
-
-// The load generator's own share of a core between start and end. Close to 1, it is the load
-// generator that is measured rather than the server.
-class Busy {
-  public:
-    void add_to(Line &result) {
-        const double wall = (now() - _wall) / 1e9;
-        result.add("seconds", wall).add("busy", (own_cpu() - _cpu) / wall);
-    }
-
-  private:
-    int64_t _wall = now();
-    double _cpu = own_cpu();
-};
 
 // Open and close some connections first: one-time costs, such as loading code, must not count.
 void rehearse(Crowd &crowd, const std::string &path, uint32_t count) {
@@ -236,6 +215,52 @@ void echo(Crowd &crowd, const Options &options, Line &result) {
     uint64_t messages = 0;
     for (auto &client : crowd.clients) messages += client->got;
     result.add("units", messages - uint64_t(clients) * warm);
+}
+
+// Publishers that send a line of JSON for each publication, with at most `window` unanswered. Each
+// has a topic of its own, so that the ids in its answers count up.
+void stream(Crowd &crowd, const Options &options, Line &result) {
+    const uint32_t clients = options.count("clients", 10), each = options.count("each", 1000);
+    const uint32_t warm = options.count("warm", 100), window = options.count("window", 1);
+    const bool ids = options.count("ids", 1);
+    std::vector<uint32_t> sent(clients, 0);
+    uint32_t goal = 0, done = 0;
+    auto go_on = [&](Client &client) {
+        uint32_t &next = sent[client.number];
+        // Half a window at a time, as a program does that reads its lines from somewhere.
+        if (next - client.got > window / 2) return;
+        bool any = false;
+        for (; next < goal && next - client.got < window; next++, any = true) {
+            client.cork("{\"topic\":\"bench/" + std::to_string(client.number) +
+                        "\",\"data\":\"" + make_payload(client.number, next, 128) + "\"}");
+        }
+        if (any) client.uncork();
+    };
+    crowd.received = [&](Client &client, std::string_view payload) {
+        const std::string id_end = ":" + std::to_string(client.got + 1) + "\"";
+        if (client.got >= sent[client.number] ||
+            (ids && payload.find(id_end) == std::string_view::npos)) {
+            return crowd.faults.note("answer", payload);
+        }
+        if (++client.got == goal) done++;
+        go_on(client);
+    };
+    auto publish = [&](uint32_t more) {
+        goal += more;
+        done = 0;
+        for (auto &client : crowd.clients) go_on(*client);
+        crowd.run_until([&] { return done == clients || !crowd.faults.none(); });
+    };
+    for (uint32_t at = 0; at < clients; at++) crowd.add(options.text("path"));
+    if (crowd.arrive() && crowd.faults.none() && warm) publish(warm);
+    gate("start");
+    Busy busy;
+    if (crowd.faults.none()) publish(each);
+    busy.add_to(result);
+    gate("end");
+    uint64_t answers = 0;
+    for (auto &client : crowd.clients) answers += client->got;
+    result.add("units", answers - uint64_t(clients) * warm);
 }
 
 }  // namespace load

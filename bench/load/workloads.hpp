@@ -26,5 +26,7 @@ void fanout(Crowd &, const Options &, Line &);
 void idle(Crowd &, const Options &, Line &);
 void handshake(Crowd &, const Options &, Line &);
 void echo(Crowd &, const Options &, Line &);
+void stream(Crowd &, const Options &, Line &);
+void post(Crowd &, const Options &, Line &);
 
 }  // namespace load

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
+from collections import Counter
 
 from aiohttp import WSMsgType, web
 
 PING_INTERVAL = 25
 
 subscribers: set[web.WebSocketResponse] = set()
+
+# The number of posts of each publisher.
+posted: Counter[str] = Counter()
 
 
 async def accept(request: web.Request) -> web.WebSocketResponse:
@@ -61,6 +66,26 @@ async def echo(request: web.Request) -> web.WebSocketResponse:
     return websocket
 
 
+async def post(request: web.Request) -> web.Response:
+    """Read a publication, and answer with an id: the plainest handler."""
+    number = request.match_info["number"]
+    await request.read()
+    posted[number] += 1
+    return web.json_response({"id": f"bench:{posted[number]}"})
+
+
+async def stream(request: web.Request) -> web.WebSocketResponse:
+    """Read publications, a line of JSON each, and answer each with an id."""
+    websocket = await accept(request)
+    streamed = 0
+    async for message in websocket:
+        if message.type == WSMsgType.TEXT:
+            json.loads(message.data)
+            streamed += 1
+            await websocket.send_json({"id": f"bench:{streamed}"})
+    return websocket
+
+
 async def main() -> None:
     """Listen, and print the port."""
     application = web.Application()
@@ -68,6 +93,8 @@ async def main() -> None:
     application.router.add_get("/subscribe/", subscribe)
     application.router.add_get("/publish/", publish)
     application.router.add_get("/echo/", echo)
+    application.router.add_post("/post/{number}", post)
+    application.router.add_get("/stream/", stream)
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0, backlog=4096).start()
