@@ -18,6 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 import pushd
 from pushd.access import connections
+from pushd.api import sse
 from pushd.protocols.fast_paths import FAST_PATHS
 from pushd.protocols.http import access_log
 from pushd.protocols.websocket import frames, protocol, subscriber
@@ -29,7 +30,12 @@ from pushd.views.demo import ticker
 from pushd.views.request import Request
 from tests.support.call_counts import calls_of
 from tests.support.peer import TEXT, close_frame, frame, handshake, request
-from tests.support.recording_socket import RecordingSocket, SocketConnection, open_websocket
+from tests.support.recording_socket import (
+    RecordingSocket,
+    SocketConnection,
+    open_stream,
+    open_websocket,
+)
 
 # The folder of pushd's own modules.
 PACKAGE = str(Path(pushd.__file__).parent)
@@ -77,6 +83,10 @@ class CostTestCase(SynchronousTestCase):
             self.assertIn(b" 101 ", server.fake_socket.given[0])
             server.fake_socket.given.clear()
         return servers
+
+    def listen(self, count: int, query: str = "") -> list[SocketConnection]:
+        """Open event streams."""
+        return [open_stream(self.daemon, f"/topics/t{query}") for _ in range(count)]
 
     def start_pushes(self, count: int) -> list[SocketConnection]:
         """Open WebSockets to the demo, and let it begin to push."""
@@ -152,6 +162,14 @@ class CallTests(CostTestCase):
 
     def test_delivery(self) -> None:
         """A publication to one more subscriber, from the second publication on."""
+        self.check_delivery(lambda: self.connect(SUBSCRIBERS, "/topics/t"))
+
+    def test_event(self) -> None:
+        """A publication to one more event stream costs the same."""
+        self.check_delivery(lambda: self.listen(SUBSCRIBERS))
+
+    def check_delivery(self, subscribe: Callable[[], list[SocketConnection]]) -> None:
+        """Count what a delivery to some more subscribers takes."""
         # Of the delivery alone: what the request takes differs with the time of day.
         counted: list[int] = []
         deliver = SubscriberList.deliver
@@ -166,7 +184,7 @@ class CallTests(CostTestCase):
         self.patch(SubscriberList, "deliver", count)
         servers = []
         for _ in range(2):
-            servers += self.connect(SUBSCRIBERS, "/topics/t")
+            servers += subscribe()
             self.publish(1)
             self.publish(1)
         self.assertEqual(len({id(server.fake_socket.given[-1]) for server in servers}), 1)
@@ -266,6 +284,59 @@ class PollTests(CostTestCase):
         self.assertEqual([len(server.fake_socket.given) for server in servers], [1] * SUBSCRIBERS)
         self.assertEqual(len({id(server.fake_socket.given[0]) for server in servers}), 1)
         self.assert_no_writers()
+
+
+class EventTests(CostTestCase):
+    """One publication, many event streams: as cheap as for WebSockets."""
+
+    def test_one(self) -> None:
+        """A delivery is one system call, and all streams get the same bytes, not copies."""
+        servers = self.listen(SUBSCRIBERS)
+        for number in (1, 2):  # The first is delivered to each stream, the second to their group.
+            self.publish(1)
+            given = [server.fake_socket.given for server in servers]
+            self.assertEqual(given, [given[0]] * SUBSCRIBERS)
+            [written] = given[0]
+            self.assertRegex(written, rb"\A[0-9a-f]{2}\r\nid: \w+:%d\n" % number)
+            self.assertTrue(written.endswith(b"\ndata: number 0\n\n\r\n"))
+            self.assertEqual(len({id(calls[0]) for calls in given}), 1)
+            for calls in given:
+                calls.clear()
+        self.assert_no_writers()
+
+    def test_burst(self) -> None:
+        """Publications that are published at once are one system call for each stream."""
+        servers = self.listen(SUBSCRIBERS)
+        self.publish(BURST)
+        for server in servers:
+            self.assertEqual(len(server.fake_socket.given), 1)
+            self.assertEqual(server.fake_socket.given[0].count(b"number "), BURST)
+        self.assertEqual(len({id(server.fake_socket.given[0]) for server in servers}), 1)
+        self.assert_no_writers()
+
+    def test_chunks(self) -> None:
+        """A publication is framed as a chunk once for all streams of one format."""
+        made: list[bytes] = []
+
+        def count(data: bytes) -> bytes:
+            made.append(data)
+            return chunk(data)
+
+        chunk = sse.chunk
+        sse._framed.cache_clear()
+        self.addCleanup(sse._framed.cache_clear)
+        self.patch(sse, "chunk", count)
+        self.listen(SUBSCRIBERS)
+        self.listen(SUBSCRIBERS, "?format=json")
+        made.clear()
+        self.publish(BURST)
+        self.assertEqual(len(made), 2 * BURST)
+
+    def test_log(self) -> None:
+        """A delivery makes no log event, on any level."""
+        self.listen(SUBSCRIBERS)
+        one = self.events_of(lambda: self.publish(1))
+        self.assertEqual(self.events_of(lambda: self.publish(BURST)), one)
 
 
 class EchoTests(CostTestCase):

@@ -15,8 +15,8 @@ from pushd.protocols.websocket.frames import message
 from pushd.protocols.websocket.socket import WebSocket
 from pushd.schedule.timeouts import TimeoutQueue
 
-#: Seconds of silence after which an event stream gets a comment, as proxies close silent
-#: connections; a client cannot ask for a longer time between two heartbeats.
+#: Seconds from one comment of an event stream to the next, as proxies close silent connections; a
+#: client cannot ask for a longer time between two heartbeats.
 KEEP_ALIVE_INTERVAL = 25
 
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,2}")

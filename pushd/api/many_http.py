@@ -48,7 +48,7 @@ class ManyEventStream(EventStream):
         """
         self._begin()
         if self._heartbeat:
-            self._write(self._heartbeat)
+            self._write(self._frame(self._heartbeat))
         for topic in topics:
             self._topics[topic] = _TopicEvents(self, tracker, self._many_form)
         for topic, after in topics.items():
@@ -66,7 +66,7 @@ class ManyEventStream(EventStream):
     def send_event(self, data: bytes, count: int) -> None:
         """Send some events."""
         self.traffic.messages_out += count
-        self._write(data)
+        self._write(self._frame(data))
 
     def waits_for(self, events: _TopicEvents, size: int) -> bool:
         """Return whether more than may wait would; the subscriber is then resumed later.

@@ -221,6 +221,7 @@ class ManyTopicsResource(TopicResource):
             subscriber = stream = ManyEventStream(
                 request,
                 self._keep_alives(query.heartbeat),
+                self._dependencies.views.factory.cork,
                 state.limits.max_buffered,
                 query.heartbeat,
                 format_json=query.format_json,

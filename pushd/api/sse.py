@@ -5,6 +5,7 @@ from __future__ import annotations
 from base64 import b64encode
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -15,6 +16,7 @@ from pushd.access.closing import HISTORY_GAP, PEER, TRY_AGAIN_LATER, US, Closing
 from pushd.access.counters import Traffic
 from pushd.access.memory import Usage
 from pushd.api.keep_alives import KeptAlive, heartbeat_event
+from pushd.protocols.cork import Cork
 from pushd.protocols.json_format import (
     presence_event_json,
     publication_json,
@@ -23,7 +25,7 @@ from pushd.protocols.json_format import (
 )
 from pushd.protocols.twisted_internals import unsent, untaken
 from pushd.schedule.timeouts import TimeoutQueue
-from pushd.topics.fanout import Batch
+from pushd.topics.fanout import Batch, DirectWrite
 from pushd.topics.hub import Hub
 from pushd.topics.presence import Notice, Presence, PresenceChange, PresenceList, Watch
 from pushd.topics.publication import Id, Publication
@@ -53,7 +55,12 @@ class EventStream:
     is one event; ``event_for`` says how it is written. For a client that asks for heartbeats, one
     precedes all, and the others come in place of comments.
 
-    :param keep_alives: the time-outs of streams that are silent for as long as this one may be.
+    What follows the head is written directly to the socket while nothing waits before it, and a
+    stream can be in a fan-out group. So the chunks of HTTP/1.1 are part of what is rendered once
+    for all streams; twisted.web would make them for each.
+
+    :param keep_alives: the time-outs of streams with the same interval.
+    :param cork: through which all connections write.
     :param max_buffered: bytes that may wait for a slow client.
     :param heartbeat: the interval of heartbeats, in seconds; None for comments.
     :param format_json: whether the data of each event is the JSON of ``pushd.v1``, in which what
@@ -67,6 +74,7 @@ class EventStream:
         self,
         request: Any,
         keep_alives: TimeoutQueue[KeptAlive],
+        cork: Cork,
         max_buffered: int,
         heartbeat: int | None = None,
         *,
@@ -74,11 +82,16 @@ class EventStream:
         envelope: bool = False,
     ) -> None:
         self._request = request
+        self._transport = request.channel.transport
         self._keep_alives = keep_alives
+        self._cork = cork
+        self._writer = cork.writer(self._transport, self)
         self._max_buffered = max_buffered
         self._heartbeat = b"" if heartbeat is None else heartbeat_event(heartbeat)
         self._topic = ""
-        self._form = _FORMS[envelope, format_json]
+        # How some events are framed: HTTP/1.0 has no chunks.
+        self._frame = chunk if request.clientproto == b"HTTP/1.1" else bytes
+        self._form = _framed(_FORMS[envelope, format_json], self._frame)
         self._subscription: Subscription | None = None
         self._watch: Watch | None = None
         self._paused = False
@@ -105,10 +118,11 @@ class EventStream:
             subscription.cancel()
 
     def _begin(self) -> None:
-        """Send the headers."""
+        """Send the head."""
         for name, value in STREAM_HEADERS.items():
             self._request.setHeader(name, value)
         self._request.registerProducer(self, True)
+        self._request.write(b"")
         self._keep_alives.start(self)
 
     def tell_presence(self, presence: Presence, topic: str) -> None:
@@ -122,11 +136,11 @@ class EventStream:
         """Send the first event. Its id is where a client that reconnects at once continues."""
         self.traffic.messages_out += 1
         event = _event("subscribed", id, to_json(subscription_json(topic, id, recovered)))
-        self._write(self._heartbeat + event)
+        self._write(self._frame(self._heartbeat + event))
 
     def deliver(self, batch: Batch) -> None:
         """Send publications."""
-        self.traffic.messages_out += len(batch.publications)
+        self.traffic.messages_out += batch.count
         self._write(batch.render(self._form))
 
     def has_room(self) -> bool:
@@ -152,10 +166,14 @@ class EventStream:
     def taken(self) -> int:
         """How many bytes the client has taken, counted from any start."""
         held = sum(map(len, self._held))
-        return self.traffic.bytes_out - held - untaken(self._request.channel.transport)
+        return self.traffic.bytes_out - held - untaken(self._transport)
 
-    def direct_write(self) -> None:
-        """Return None: chunked HTTP framing is written for each response by itself."""
+    def direct_write(self) -> DirectWrite | None:
+        """Return how to write directly to the socket if nothing is buffered before it."""
+        if not self._open or self._held:
+            return None
+        send = self._cork.sender(self._transport)
+        return None if send is None else DirectWrite(self._form, send, self._buffer, self.traffic)
 
     @property
     def is_paused(self) -> bool:
@@ -174,10 +192,15 @@ class EventStream:
         if self._paused or self._held:
             return False
         self.traffic.messages_out += len(notice.events)
-        self._write(notice.render(_presence_events))
+        self._write(notice.render(_framed(_presence_events, self._frame)))
         return True
 
     # What the connection and the daemon call
+
+    def writing_deferred(self) -> None:
+        """Leave the fan-out group: the kernel did not take all, and the rest must go first."""
+        if self._subscription is not None:
+            self._subscription.leave_group()
 
     def pauseProducing(self) -> None:
         """Note that the connection's buffer is full."""
@@ -200,11 +223,14 @@ class EventStream:
         """Do nothing: ``forget`` follows."""
 
     def keep_alive(self) -> None:
-        """Send a heartbeat or a comment, unless data waits: then the stream is not silent."""
-        if self._paused:
-            self._keep_alives.start(self)
-        else:
-            self._write(self._heartbeat or _COMMENT)
+        """Send a heartbeat or a comment, unless data waits: then the stream is not silent.
+
+        It is sent after each interval, whatever was sent meanwhile: to note the time of each event
+        would cost more.
+        """
+        self._keep_alives.start(self)
+        if not self._paused:
+            self._write(self._frame(self._heartbeat or _COMMENT))
 
     def close_with(self, closing: Closing) -> Deferred[None]:
         """End the response in order; the browser reconnects by itself."""
@@ -240,6 +266,8 @@ class EventStream:
         """Cancel everything: the client has disconnected, or the response has ended."""
         self._stop()
         self._held.clear()
+        # It refers to this stream.
+        self._writer = self._request
 
     def _stop(self) -> None:
         self._open = False
@@ -253,17 +281,21 @@ class EventStream:
             subscription.cancel()
 
     def _write(self, data: bytes) -> None:
-        waiting = self._unsent()
-        if waiting > self._max_buffered:
+        """Write something as it is framed, unless too much waits already."""
+        if self._unsent() > self._max_buffered:
             self._break_off()
-            return
-        self._keep_alives.start(self)
-        self.traffic.bytes_out += len(data)
-        if self._held or waiting + len(data) > self._max_buffered:
-            self._held.append(memoryview(data))
+        else:
+            self.traffic.bytes_out += len(data)
+            self._buffer(data)
+
+    def _buffer(self, data: bytes, sent: int = 0) -> None:
+        """Write what has been counted, from a place on; it is held if it is too much."""
+        size = len(data) - sent
+        if self._held or self._unsent() + size > self._max_buffered:
+            self._held.append(memoryview(data)[sent:])
             self._write_held()
         else:
-            self._request.write(data)
+            self._pass_on(data[sent:])
 
     def _write_held(self) -> None:
         """Write pieces of what is held until the connection's buffer is full."""
@@ -271,11 +303,16 @@ class EventStream:
             rest = self._held.popleft()
             if len(rest) > _PIECE:
                 self._held.appendleft(rest[_PIECE:])
-            self._request.write(bytes(rest[:_PIECE]))
-            if self._open:
-                self._keep_alives.start(self)
+            self._pass_on(bytes(rest[:_PIECE]))
+
+    def _pass_on(self, data: bytes) -> None:
+        """Give something to the connection."""
+        self._request.sentLength += len(data)
+        # Only the channel counts what grows a buffer that is full.
+        (self._request.channel if self._paused else self._writer).write(data)
 
     def _finish(self) -> None:
+        self._cork.flush()  # Before something is written in another way.
         self._request.unregisterProducer()
         self._request.finish()
 
@@ -290,7 +327,20 @@ class EventStream:
         self._request.channel.abort()
 
     def _unsent(self) -> int:
-        return unsent(self._request.channel.transport) + sum(map(len, self._held))
+        return unsent(self._transport) + sum(map(len, self._held))
+
+
+def chunk(data: bytes) -> bytes:
+    """Return some data as a chunk (RFC 9112 §7.1)."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+@cache
+def _framed(
+    form: Callable[[Any], bytes], frame: Callable[[bytes], bytes]
+) -> Callable[[Any], bytes]:
+    """Return a form whose bytes are framed; always the same function for the same two."""
+    return lambda value: frame(form(value))
 
 
 def event_for(publication: Publication) -> bytes:

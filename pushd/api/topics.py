@@ -234,6 +234,7 @@ class TopicResource(Resource):
             stream = EventStream(
                 request,
                 self._keep_alives(query.heartbeat),
+                self._dependencies.views.factory.cork,
                 self._dependencies.state.limits.max_buffered,
                 query.heartbeat,
                 format_json=query.format_json,
@@ -270,7 +271,7 @@ class TopicResource(Resource):
         return dependencies.polls.start(request, start, identity, totals)
 
     def _keep_alives(self, heartbeat: int | None) -> TimeoutQueue[KeptAlive]:
-        """Return the time-outs of streams that are silent for as long as they may be."""
+        """Return the time-outs of streams with the same interval."""
         return self._dependencies.keep_alives.every(heartbeat or KEEP_ALIVE_INTERVAL)
 
     def _answers_head(self, request: Any, *, is_stream: bool) -> bool:

@@ -29,19 +29,21 @@ from termios import TIOCOUTQ
 from types import SimpleNamespace
 from typing import Any, Protocol
 
-from OpenSSL.SSL import Context
+from OpenSSL.SSL import OP_NO_TICKET, Context
 from OpenSSL.SSL import Error as TlsError
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Protocol as TransportProtocol
 from twisted.internet.ssl import CertificateOptions
-from twisted.internet.tcp import Connection
+from twisted.internet.tcp import Connection, Port
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
+from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from twisted.web import http
 from twisted.web.http import HTTPChannel, Request
 
 from pushd.protocols.fast_paths import FAST_PATHS, missing
+from pushd.protocols.tls import TlsSocket, encrypted
 
 # Memory of a piece of data in a transport's buffer beside its bytes.
 _PIECE_OVERHEAD = 48
@@ -352,7 +354,11 @@ def refuse_other_protocols(endpoint: Any) -> None:
 
 
 class _AlertingContext(Context):
-    """A context of TLS whose callback for ALPN need not know how to refuse."""
+    """A context of TLS whose callback for ALPN need not know how to refuse, with session tickets."""
+
+    def set_options(self, options: int) -> int:
+        """Set options, except the one that keeps clients from resuming their sessions."""
+        return super().set_options(options & ~OP_NO_TICKET)
 
     def set_alpn_select_callback(self, callback: Callable[[Any, list[bytes]], Any]) -> None:
         """Set the callback; if it returns no protocol, the client gets an alert."""
@@ -365,6 +371,23 @@ class _AlertingContext(Context):
             return selected
 
         super().set_alpn_select_callback(select)
+
+
+def encrypt_directly(port: Any) -> None:
+    """Let OpenSSL read from and write to the sockets of a port with TLS.
+
+    Behind the PROXY protocol TLS is left to Twisted.
+    """
+    factory = getattr(port, "factory", None)
+    if not (isinstance(port, Port) and isinstance(factory, TLSMemoryBIOFactory)):
+        return
+    lacking = missing(factory, ["_creatorCallable"]) + missing(TlsSocket, ["set_options"])
+    if FAST_PATHS.allow("direct TLS", lacking):
+        # What Twisted's callbacks of a context ask, for ALPN and for the name of the server.
+        asked = SimpleNamespace(factory=factory, abortConnection=lambda: None)
+        context = factory._creatorCallable(asked).get_context()
+        port.transport = encrypted(port.transport, context, asked)
+        port.factory = factory.wrappedFactory
 
 
 class HTTPChannelAdapter(HTTPChannel):

@@ -22,7 +22,11 @@ from pushd.options.parsers import BEHIND_PROXY
 from pushd.protocols.http.request import peer_name
 from pushd.protocols.http.site import PushdSite
 from pushd.protocols.proxy_protocol import ProxyProtocolFactory
-from pushd.protocols.twisted_internals import pass_half_closes, refuse_other_protocols
+from pushd.protocols.twisted_internals import (
+    encrypt_directly,
+    pass_half_closes,
+    refuse_other_protocols,
+)
 from pushd.service.reactor import accept_directly
 from pushd.service.socket_file import SocketFile, unix_path
 
@@ -172,6 +176,7 @@ class PortService(Service):
         if self._plain != self._endpoint:
             self._expect_header(port)
         accept_directly(port)
+        encrypt_directly(port)
         pass_half_closes(getattr(port, "factory", None))
         self._log_address(port.getHost())
 

@@ -132,7 +132,7 @@ def accept_directly(port: Any) -> None:
                 log.err()
         port.numberAccepts += _MORE_ACCEPTS
 
-    port.doRead = accept
+    port.transport, port.doRead = _DirectServer, accept
 
 
 def _open(port: Any, descriptor: int, client: tuple[str, int]) -> None:
@@ -145,18 +145,21 @@ def _open(port: Any, descriptor: int, client: tuple[str, int]) -> None:
         if protocol is None:
             handle.close()
     if protocol is not None:
-        protocol.makeConnection(_DirectServer(handle, protocol, client, port))
+        session, port.sessionno = port.sessionno, port.sessionno + 1
+        transport = port.transport(handle, protocol, client, port, session, port.reactor)
+        protocol.makeConnection(transport)
 
 
 class _DirectServer(Server):
     """A connection whose names for Twisted's log are made when they are asked for."""
 
-    def __init__(self, handle: socket.socket, protocol: Any, client: Any, port: Any) -> None:
+    def __init__(
+        self, handle: Any, protocol: Any, client: Any, port: Any, session: int, reactor: Any
+    ) -> None:
         # Not that of Server, which makes the names.
-        Connection.__init__(self, handle, protocol, port.reactor)
+        Connection.__init__(self, handle, protocol, reactor)
         self.server, self.client, self.hostname = port, client, client[0]
-        self.sessionno = port.sessionno
-        port.sessionno += 1
+        self.sessionno = session
         self.startReading()
         self.connected = 1
 

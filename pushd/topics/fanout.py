@@ -25,6 +25,9 @@ Form = Callable[[Publication], bytes]
 #: ``send`` of a non-blocking socket: returns how many bytes it took, or raises OSError.
 Send = Callable[[bytes], int]
 
+#: Buffers and sends some bytes from a place on: what ``send`` has not taken.
+WriteRest = Callable[[bytes, int], object]
+
 
 class Batch:
     """Consecutive publications of one topic, rendered once for all subscribers.
@@ -135,18 +138,17 @@ class DirectWrite:
 
     :param form: the form in which it takes publications.
     :param send: its socket's ``send``.
-    :param write: buffers and sends what ``send`` did not take.
+    :param write_rest: buffers what ``send`` did not take. It gets all the bytes, which many share,
+        and how many of them were taken.
     :param traffic: the counters of its connection.
     """
 
-    __slots__ = ("counted_bytes", "counted_messages", "form", "send", "traffic", "write")
+    __slots__ = ("counted_bytes", "counted_messages", "form", "send", "traffic", "write_rest")
 
-    def __init__(
-        self, form: Form, send: Send, write: Callable[[bytes], object], traffic: Traffic
-    ) -> None:
+    def __init__(self, form: Form, send: Send, write_rest: WriteRest, traffic: Traffic) -> None:
         self.form = form
         self.send = send
-        self.write = write
+        self.write_rest = write_rest
         self.traffic = traffic
         #: The group's counters when they were last added to ``traffic``.
         self.counted_messages = self.counted_bytes = 0
@@ -201,17 +203,17 @@ class FanOutGroup(Generic[_M]):
 
     def write(
         self, batch: Batch, is_late: Callable[[], bool]
-    ) -> tuple[list[tuple[_M, bytes]], tuple[_M, ...]]:
+    ) -> tuple[list[tuple[_M, int]], tuple[_M, ...]]:
         """Write a batch to the members, until it is late or much is not taken; at least to some.
 
-        Returns those whose socket took only a part, and the rest; and those that were not reached,
-        which must leave. Then ``move_to`` must be called.
+        Returns those whose socket took only a part, and how many bytes that is; and those that were
+        not reached, which must leave. Then ``move_to`` must be called.
 
         :param batch: must follow ``last``.
         """
         data = batch.render(self.form)
         size = len(data)
-        short: list[tuple[_M, bytes]] = []
+        short: list[tuple[_M, int]] = []
         untaken = 0
         members = tuple(self._members.items())
         step = max(1, _BYTES_PER_LOOK // (size + _CALL_BYTES))
@@ -226,7 +228,7 @@ class FanOutGroup(Generic[_M]):
                     sent = 0
                 if sent < size:
                     untaken += size - sent
-                    short.append((member, data[sent:]))
+                    short.append((member, sent))
         return short, ()
 
     def move_to(self, batch: Batch) -> None:

@@ -58,7 +58,7 @@ class SubscriberList:
                     subscription.leave_group()
                 group.move_to(batch)
                 grouped += len(group)
-                self._write_rest(short)
+                self._write_rest(short, batch.render(form))
                 # They may be closed between two steps, and must not be kept with all they buffer.
                 del short, missed
                 if is_late():
@@ -104,16 +104,16 @@ class SubscriberList:
         assert group.last == last
         return group
 
-    def _write_rest(self, short: list[tuple[Subscription, bytes]]) -> None:
-        """Write what sockets did not take, outside of the group."""
-        writes = [(subscription, subscription.direct.write, rest) for subscription, rest in short]
+    def _write_rest(self, short: list[tuple[Subscription, int]], data: bytes) -> None:
+        """Write what sockets did not take of some data, outside of the group."""
+        writes = [(one, one.direct.write_rest, sent) for one, sent in short]
         # All leave before the first write: a write may make the connections write what they have.
         for subscription, _ in short:
             subscription.leave_group()
         failures = []
-        for subscription, write, rest in writes:
+        for subscription, write_rest, sent in writes:
             try:
-                write(rest)
+                write_rest(data, sent)
             except Exception:
                 failures.append((subscription, Failure()))
         # Only now, as the end of a subscription writes to its connection.

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
+
+from twisted.internet.task import Clock
 
 from pushd.access.closing import Closing
 from pushd.access.limits import Limits
-from pushd.api.keep_alives import KEEP_ALIVE_INTERVAL
+from pushd.api.keep_alives import KEEP_ALIVE_INTERVAL, KeptAlive
 from pushd.api.sse import EventStream
+from pushd.protocols.cork import Cork
+from pushd.protocols.fast_paths import FAST_PATHS
+from pushd.protocols.twisted_internals import DONE
 from pushd.schedule.timeouts import TimeoutQueue
 from pushd.topics.subscription import LAG_TIMEOUT
+from tests.support.recording_socket import SocketConnection, open_stream
 from tests.support.topic_clients import MIB, SseClient, TopicTestCase
 
 
@@ -126,7 +135,7 @@ class EventStreamTests(TopicTestCase):
         self.assertEqual((answer.status, json.loads(answer.body)["where"]), (400, "envelope"))
 
     def test_keep_alive(self) -> None:
-        """A comment is sent after 25 seconds of silence."""
+        """A comment is sent every 25 seconds."""
         client = SseClient(self.daemon, "t")
         begun = len(self.body(client))
         self.daemon.advance(KEEP_ALIVE_INTERVAL - 1)
@@ -136,8 +145,6 @@ class EventStreamTests(TopicTestCase):
         self.daemon.advance(KEEP_ALIVE_INTERVAL - 1)
         self.publish("t", "x")
         said = len(self.body(client))
-        self.daemon.advance(KEEP_ALIVE_INTERVAL - 1)
-        self.assertEqual(len(self.body(client)), said)
         self.daemon.advance(1)
         self.assertEqual(self.body(client)[said:], b":\n\n")
         client.leave()
@@ -263,7 +270,9 @@ class EventStreamTests(TopicTestCase):
 
     def test_early_resume(self) -> None:
         """Resuming a stream that has not started does nothing."""
-        stream = EventStream(None, TimeoutQueue(self.daemon.clock, timeout=1, expired=str), 1)
+        request: Any = SimpleNamespace(channel=Mock(), clientproto=b"HTTP/1.1")
+        keep_alives: TimeoutQueue[KeptAlive] = TimeoutQueue(Clock(), timeout=1, expired=str)
+        stream = EventStream(request, keep_alives, Cork(), 1)
         stream.pauseProducing()
         stream.resumeProducing()
         self.assertTrue(stream.has_room())
@@ -300,3 +309,137 @@ class EventStreamTests(TopicTestCase):
         self.assertFalse(stream.has_room())
         self.publish("t", "x")
         self.assertEqual(client.data, [])
+
+
+class DirectStreamTests(TopicTestCase):
+    """Streams over Twisted's own transports: written to directly, and in a fan-out group."""
+
+    def setUp(self) -> None:
+        """Open two streams, and let them join a group."""
+        super().setUp()
+        self.patch(FAST_PATHS, "enabled", True)
+        self.first, self.second = self.open(), self.open()
+        self.begin()
+
+    def open(self, version: str = "1.1") -> SocketConnection:
+        """Open a stream, whose client leaves at the end of the test."""
+        server = open_stream(self.daemon, "/topics/t", version)
+        self.addCleanup(server.connectionLost, DONE)
+        return server
+
+    def begin(self) -> None:
+        """Publish something, so that the streams join their group, and forget it."""
+        self.last = self.publish("t", "begin")
+        for server in (self.first, self.second):
+            self.assertIn(b"begin", server.sent)
+            server.forget()
+
+    def chunks(self, *data: str) -> bytes:
+        """Return the events of what was published next, as they are written."""
+        epoch, _, offset = self.last.partition(":")
+        events = [
+            f"id: {epoch}:{number}\ndata: {one}\n\n".encode()
+            for number, one in enumerate(data, int(offset) + 1)
+        ]
+        return b"".join(b"%x\r\n%b\r\n" % (len(event), event) for event in events)
+
+    def written(self, server: SocketConnection) -> bytes:
+        """Return what was written directly."""
+        return b"".join(server.fake_socket.given)
+
+    def test_order(self) -> None:
+        """What the kernel does not take is sent before everything that comes later."""
+        self.first.fake_socket.room = 10
+        self.publish("t", "one")
+        # There is room again, but the transport has not been notified yet.
+        self.first.fake_socket.room = 1000
+        self.publish("t", "two")
+        self.daemon.advance(KEEP_ALIVE_INTERVAL)
+        self.assertEqual(self.written(self.first), self.chunks("one")[:10])
+        self.assertEqual(self.written(self.second), self.chunks("one", "two") + b"3\r\n:\n\n\r\n")
+        self.assertEqual(self.first.sent, self.written(self.second))
+        for data in ("three", "four"):
+            self.publish("t", data)
+        self.assertEqual(self.first.sent, self.second.sent)
+        self.assertEqual(len(self.second.fake_socket.given), 5)
+
+    def test_comment_in_the_group(self) -> None:
+        """A comment is written in between, and the stream stays in its group."""
+        self.daemon.advance(KEEP_ALIVE_INTERVAL)
+        self.publish("t", "one")
+        self.assertEqual([len(group) for group in self.groups()], [2, 2])
+        for server in (self.first, self.second):
+            self.assertEqual(self.written(server), b"3\r\n:\n\n\r\n" + self.chunks("one"))
+
+    def groups(self) -> list[Any]:
+        """Return the fan-out group of each stream."""
+        return [stream._subscription._group for stream in self.streams()]
+
+    def streams(self) -> list[Any]:
+        """Return the daemon's ends of the streams."""
+        return [connection.closable for connection in self.daemon._service.connections]
+
+    def test_comment_not_taken(self) -> None:
+        """A stream whose comment the kernel does not take leaves its group."""
+        self.first.fake_socket.room = 2
+        self.daemon.advance(KEEP_ALIVE_INTERVAL)
+        group, another = self.groups()
+        self.assertEqual((group, len(another)), (None, 1))
+        self.first.fake_socket.room = 1000
+        self.publish("t", "one")
+        self.assertEqual(self.first.sent, b"3\r\n:\n\n\r\n" + self.chunks("one"))
+        self.assertEqual(self.second.sent, self.first.sent)
+
+    def test_traffic(self) -> None:
+        """What is written directly is counted for each connection and in the metrics."""
+        before = self.traffic()
+        self.publish("t", "one")
+        after = self.traffic()
+        size = len(self.chunks("one"))
+        for (messages, written), now in zip(before, after, strict=True):
+            self.assertEqual(now, (messages + 1, written + size))
+        said = sum(messages for messages, _ in after)
+        metrics = self.control("GET", "/metrics").text
+        self.assertIn(f'pushd_sent_messages_total{{transport="sse"}} {said}.0', metrics)
+
+    def traffic(self) -> list[tuple[int, int]]:
+        """Return the messages and bytes sent to each connection, as the control port lists them."""
+        listed = json.loads(self.control("GET", "/connections").body)["connections"]
+        return [(one["messages_out"], one["bytes_out"]) for one in listed]
+
+    def test_large_rest(self) -> None:
+        """What many slow clients did not take of a large event is kept only once."""
+        for server in (self.first, self.second):
+            server.fake_socket.room = 100_000
+        self.publish("t", "\n" * 300_000)
+        self.publish("t", "behind it")
+        first, second = (stream._held[0] for stream in self.streams())
+        self.assertIs(first.obj, second.obj)
+        for server in (self.first, self.second):
+            server.fake_socket.room = 9_000_000
+            self.assertEqual(server.sent, self.chunks("\ndata: " * 300_000, "behind it"))
+
+    def test_end(self) -> None:
+        """A stream that ends in a group is written to no more; the others get everything."""
+        self.control("DELETE", "/connections/1")
+        self.publish("t", "one")
+        self.assertEqual(self.first.sent, b"0\r\n\r\n")
+        self.assertEqual(self.second.sent, self.chunks("one"))
+
+    def test_http_1_0(self) -> None:
+        """A client of HTTP/1.0 has a group of its own, without chunks."""
+        old = self.open("1.0")
+        self.begin()
+        old.forget()
+        self.publish("t", "one")
+        self.assertEqual([len(group) for group in self.groups()], [2, 2, 1])
+        self.assertEqual(self.written(old), self.chunks("one")[4:-2])
+
+    def test_public_way(self) -> None:
+        """Without fast paths, all is written by the transports, in the same order."""
+        self.patch(FAST_PATHS, "enabled", False)
+        third = self.open()
+        for data in ("one", "two"):
+            self.publish("t", data)
+        self.assertEqual(self.written(third), b"")
+        self.assertEqual(third.sent, self.chunks("one", "two"))

@@ -102,3 +102,13 @@ def open_websocket(daemon: Daemon, path: str, *lines: str) -> SocketConnection:
     server.receive(handshake(path, *lines))
     daemon.settle()
     return server
+
+
+def open_stream(daemon: Daemon, path: str, version: str = "1.1") -> SocketConnection:
+    """Open an event stream; its head and first event are forgotten."""
+    server = SocketConnection(daemon)
+    head = f"GET {path} HTTP/{version}\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n"
+    server.receive(head.encode())
+    daemon.settle()
+    server.forget()
+    return server

@@ -154,7 +154,7 @@ class SlowSubscriber:
         """Return how to write directly, if it may be written to so and has room."""
         if not (self.direct and self.room > 0):
             return None
-        return DirectWrite(line, self._send, self._take, self.traffic)
+        return DirectWrite(line, self._send, self._take_rest, self.traffic)
 
     def _send(self, lines: bytes) -> int:
         """Take what there is room for, and half of the first publication without room."""
@@ -165,6 +165,10 @@ class SlowSubscriber:
         taken = lines[: len(whole) + 2]
         self._take(taken)
         return len(taken)
+
+    def _take_rest(self, lines: bytes, sent: int) -> None:
+        """Take the rest of some lines."""
+        self._take(lines[sent:])
 
     def _take(self, data: bytes) -> None:
         """Record complete lines."""

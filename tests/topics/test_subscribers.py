@@ -58,15 +58,15 @@ class DirectSubscriber(RecordingSubscriber):
         """Return how to write to its socket, unless that is full."""
         if self.takes <= 0:
             return None
-        return DirectWrite(self.form, self._send, self._write, self.traffic)
+        return DirectWrite(self.form, self._send, self._write_rest, self.traffic)
 
     def _send(self, data: bytes) -> int:
         taken = data[: self.takes]
         self.written.append(taken.decode())
         return len(taken)
 
-    def _write(self, data: bytes) -> None:
-        self.written.append(f"…{data.decode()}")
+    def _write_rest(self, data: bytes, sent: int) -> None:
+        self.written.append(f"…{data[sent:].decode()}")
 
 
 class SubscriberListTests(HubTestCase):

@@ -799,8 +799,9 @@ class PushProtocol(WebSocketServerProtocol):
         self._half_closed = True
         transport: Any = self.transport
         # One that is wrapped may speak TLS, or be behind the PROXY protocol, or both.
-        if ISSLTransport.providedBy(self.transport):
-            # TLS cannot be closed halfway: it says goodbye, and reads on until the peer does, too.
+        if isinstance(transport, ProtocolWrapper) and ISSLTransport.providedBy(transport):
+            # Twisted's TLS cannot be closed halfway: it says goodbye, and reads on until the peer
+            # does, too.
             transport.unregisterProducer()
             transport.loseConnection()
         else:

@@ -191,12 +191,18 @@ class WebSocketSubscriber:
         if self._stopped:
             return None
         send = self._socket.wire.sender
-        return None if send is None else DirectWrite(self._form, send, self._write, self._traffic)
+        if send is None:
+            return None
+        return DirectWrite(self._form, send, self._write_rest, self._traffic)
 
     def leave_group(self) -> None:
         """Stop direct writes: data is about to be buffered, and what follows must go behind it."""
         if self._subscription is not None:
             self._subscription.leave_group()
+
+    def _write_rest(self, frames: bytes, sent: int) -> None:
+        """Send what the socket did not take of frames that its group has counted."""
+        self._write(frames[sent:])
 
     def subscription_lost(self) -> None:
         """Close, so that the client reconnects with its last id."""
