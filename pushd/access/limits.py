@@ -88,14 +88,16 @@ class TokenBucket:
 
     def take(self, count: int = 1) -> bool:
         """Take tokens; return False, and take none, if there are too few."""
-        now = self._now()
-        passed = max(0.0, now - self._last)
-        self._tokens = min(self._burst, self._tokens + passed * self._rate)
+        now, tokens = self._now(), self._tokens
+        if now > self._last:
+            # Without max and min, as this is done for each message.
+            tokens += (now - self._last) * self._rate
+            if tokens > self._burst:
+                tokens = self._burst
         self._last = now
-        if self._tokens < count:
-            return False
-        self._tokens -= count
-        return True
+        enough = tokens >= count
+        self._tokens = tokens - count if enough else tokens
+        return enough
 
 
 class Quota:

@@ -52,8 +52,8 @@ class Cork:
         self.depth = 0
         #: Writers, their data, and flags for the system call.
         self.held: deque[tuple[DirectWriter, bytes, int]] = deque()
-        # Transports that are to be closed.
-        self._closing: deque[Any] = deque()
+        # Transports that are to be closed, and what to call if they can't be at once.
+        self._closing: deque[tuple[Any, Callable[[], object]]] = deque()
 
     def __enter__(self) -> None:
         self.depth += 1
@@ -69,7 +69,7 @@ class Cork:
             while self.depth == 1 and (self.held or self._closing):
                 self.flush()
                 if self._closing:
-                    self._close(self._closing.popleft())
+                    self._close(*self._closing.popleft())
         finally:
             self.depth -= 1
 
@@ -88,18 +88,21 @@ class Cork:
         self.flush()
         return sender(transport)
 
-    def lose(self, transport: Any) -> None:
+    def lose(self, transport: Any, deferred: Callable[[], object] = lambda: None) -> None:
         """Close a connection after all is sent; ``connectionLost`` may be called before it returns.
 
         If its last data is held, the end of the connection goes in the same segment.
+
+        :param deferred: called if something waits in the transport's buffer, and so it stays open.
         """
         if not (self.depth and takes_direct_writes(transport)):
-            lose(transport)
+            if not lose(transport):
+                deferred()
             return
         if self.held and self.held[-1][0].transport is transport:
             writer, data, _ = self.held.pop()
             self.held.append((writer, data, LAST))
-        self._closing.append(transport)
+        self._closing.append((transport, deferred))
 
     def flush(self) -> None:
         """Let out what is held, before something is written in another way."""
@@ -111,9 +114,10 @@ class Cork:
             except Exception:  # The other connections must not suffer.
                 self._drop(writer.transport)
 
-    def _close(self, transport: Any) -> None:
+    def _close(self, transport: Any, deferred: Callable[[], object]) -> None:
         try:
-            lose(transport)
+            if not lose(transport):
+                deferred()
         except Exception:  # The other connections must not suffer.
             self._drop(transport)
 

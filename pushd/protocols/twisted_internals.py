@@ -231,21 +231,25 @@ def write_at_once(transport: Any, data: bytes) -> None:
         transport.write(data[sent:])
 
 
-def lose(transport: Any) -> None:
+def lose(transport: Any) -> bool:
     """Close a connection after all is sent; with an empty buffer, before this returns.
 
-    Twisted's ``loseConnection`` waits in any case until the reactor finds the socket writable.
+    Returns whether it is closed now. Twisted's ``loseConnection`` waits in any case until the
+    reactor finds the socket writable.
     """
     if takes_direct_writes(transport) and transport.connected and not unsent(transport):
         transport.connectionLost(DONE)
-    else:
-        transport.loseConnection()
+        return True
+    transport.loseConnection()
+    return False
 
 
 def takes_direct_writes(transport: Any) -> bool:
     """Whether a transport is Twisted's own for plain TCP or Unix sockets, and fast paths are on."""
-    plain = issubclass(type(transport), Connection) and not transport.TLS
-    return plain and FAST_PATHS.allow("direct writes", _lacking_in_transports())
+    if not (issubclass(type(transport), Connection) and FAST_PATHS.enabled) or transport.TLS:
+        return False
+    lacking = _lacking_in_transports()
+    return not lacking or FAST_PATHS.allow("direct writes", lacking)
 
 
 class _HalfClosableWrapper(ProtocolWrapper):

@@ -20,6 +20,9 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any
 
+from twisted.internet.abstract import FileDescriptor
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.internet.tcp import Connection, Port, Server
 from twisted.python import log
 
@@ -78,7 +81,13 @@ def poll_directly(reactor: Any, together: AbstractContextManager[object]) -> Non
             if selectable is None:
                 continue  # An event before this one has closed it.
             if event == readable:
-                _read(reactor, selectable)
+                try:
+                    why = selectable.doRead()
+                except BaseException as error:  # Others must not wait, even for SystemExit.
+                    log.err()
+                    why = error
+                if why:
+                    _disconnect(reactor, selectable, why)
             else:
                 log.callWithLogger(
                     selectable, reactor._doReadOrWrite, selectable, descriptor, event
@@ -87,20 +96,14 @@ def poll_directly(reactor: Any, together: AbstractContextManager[object]) -> Non
     reactor.doIteration = poll_once
 
 
-def _read(reactor: Any, selectable: Any) -> None:
-    """Let a connection read. Disconnect it if it has ended or fails, as Twisted does."""
+def _disconnect(reactor: Any, selectable: Any, why: BaseException) -> None:
+    """Disconnect what has ended or failed while it was read, as Twisted does."""
     try:
-        why = selectable.doRead()
-    except BaseException as error:  # Even SystemExit must not keep other connections waiting.
+        reactor._disconnectSelectable(selectable, why, True)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # Others must not wait.
         log.err()
-        why = error
-    if why:
-        try:
-            reactor._disconnectSelectable(selectable, why, True)
-        except KeyboardInterrupt:
-            raise
-        except BaseException:  # Likewise.
-            log.err()
 
 
 def accept_directly(port: Any) -> None:
@@ -128,7 +131,7 @@ def accept_directly(port: Any) -> None:
                 return
             try:
                 _open(port, descriptor, client)
-            except BaseException:  # As in _read.
+            except BaseException:  # As above.
                 log.err()
         port.numberAccepts += _MORE_ACCEPTS
 
@@ -151,7 +154,18 @@ def _open(port: Any, descriptor: int, client: tuple[str, int]) -> None:
 
 
 class _DirectServer(Server):
-    """A connection whose names for Twisted's log are made when they are asked for."""
+    """A connection with shorter ways to its socket and to the reactor.
+
+    Its names for Twisted's log are made when they are asked for, and the reactor is told only what
+    it does not know yet.
+    """
+
+    # Twisted's own look for TLS that was started within the connection, which pushd never does.
+    registerProducer = FileDescriptor.registerProducer
+    unregisterProducer = FileDescriptor.unregisterProducer
+
+    # Whether the reactor polls the socket for reading, and for writing.
+    _polled = _polled_for_room = False
 
     def __init__(
         self, handle: Any, protocol: Any, client: Any, port: Any, session: int, reactor: Any
@@ -162,6 +176,43 @@ class _DirectServer(Server):
         self.sessionno = session
         self.startReading()
         self.connected = 1
+
+    def doRead(self) -> ConnectionLost | ConnectionDone | None:  # type: ignore[override]
+        # The signature is that of one of Server's bases; another has one of its own.
+        """Read what has arrived; return why the connection has ended, if it has."""
+        try:
+            data = self.socket.recv(self.bufferSize)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return CONNECTION_LOST
+        if not data:
+            return CONNECTION_DONE
+        self.protocol.dataReceived(data)
+        return None
+
+    def startReading(self) -> None:
+        """Have the reactor poll the socket for reading."""
+        if not self._polled:
+            self._polled = True
+            self.reactor.addReader(self)
+
+    def stopReading(self) -> None:
+        """Read no more."""
+        if self._polled:
+            self._polled = False
+            self.reactor.removeReader(self)
+
+    def startWriting(self) -> None:
+        """Have the reactor poll the socket for writing."""
+        self._polled_for_room = True
+        self.reactor.addWriter(self)
+
+    def stopWriting(self) -> None:
+        """Write no more."""
+        if self._polled_for_room:
+            self._polled_for_room = False
+            self.reactor.removeWriter(self)
 
     @property
     def logstr(self) -> str:  # type: ignore[override]  # Twisted assigns it.

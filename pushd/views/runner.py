@@ -394,9 +394,11 @@ class ViewRun:
         if awaited is None or self.is_calling:
             if retry:
                 self._runner.clock.callLater(0, self._cancel_schedules, retry=False)
+        elif websocket.will_notify(awaited):
+            return
         elif isinstance(awaited, CheapAwaitable):
             awaited.cancel()
-        elif not websocket.will_notify(awaited):
+        else:
             schedules = awaited_schedules(awaited)
             for schedule in schedules:
                 schedule.cancel()

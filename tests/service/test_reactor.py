@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import struct
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from twisted.internet.base import DelayedCall
 from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.error import ConnectionDone
+from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.selectreactor import SelectReactor
 from twisted.internet.tcp import Port
@@ -215,7 +217,7 @@ class PollingTests(FastPathTestCase):
         second.on_lost = interrupt
         # A poll would report the end together with something to read, and leave it to Twisted.
         with self.assertRaises(KeyboardInterrupt):
-            module._read(self.reactor, second)
+            module._disconnect(self.reactor, second, ConnectionDone())
 
     def test_closed_by_another(self) -> None:
         """A transport that is removed during a poll is not read from."""
@@ -348,6 +350,49 @@ class AcceptTests(FastPathTestCase):
         """Accepting takes few function calls: Twisted's own way takes more than a hundred."""
         self.connect()
         self.assertLess(calls_of(self.port.doRead), MOST_ACCEPT_CALLS)
+
+    def test_read(self) -> None:
+        """A transport passes on what has arrived, and tells how its connection has ended."""
+        client, broken = self.connect(2)
+        self.port.doRead()
+        transport, other = self.transports
+        received: list[bytes] = []
+        transport.protocol.dataReceived = received.append
+        self.assertIsNone(transport.doRead())
+        client.sendall(b"abc")
+        self.assertIsNone(transport.doRead())
+        self.assertEqual(received, [b"abc"])
+        client.shutdown(socket.SHUT_WR)
+        self.assertIs(transport.doRead(), CONNECTION_DONE)
+        broken.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        broken.close()
+        self.assertIs(other.doRead(), CONNECTION_LOST)
+        self.assertEqual(received, [b"abc"])
+
+    def test_polled(self) -> None:
+        """The reactor is told only once that it shall poll, or poll no more."""
+        self.connect()
+        self.port.doRead()
+        [transport] = self.transports
+        told: list[str] = []
+        for name in ("addReader", "removeReader", "addWriter", "removeWriter"):
+            tell = getattr(self.reactor, name)
+            self.patch(
+                self.reactor, name, lambda one, name=name, tell=tell: told.append(name) or tell(one)
+            )
+        transport.resumeProducing()
+        transport.pauseProducing()
+        transport.pauseProducing()
+        self.assertNotIn(transport, self.reactor.getReaders())
+        transport.resumeProducing()
+        self.assertIn(transport, self.reactor.getReaders())
+        self.assertEqual(told, ["removeReader", "addReader"])
+        transport.doWrite()
+        transport.stopWriting()
+        transport.write(b"x")
+        self.assertIn(transport, self.reactor.getWriters())
+        transport.connectionLost(Failure(ConnectionDone()))
+        self.assertNotIn(transport, self.reactor.getReaders() + self.reactor.getWriters())
 
     def test_names(self) -> None:
         """A transport has names for Twisted's log, and after its end as well."""

@@ -109,7 +109,8 @@ class Channel(StrictChannel):
 
     def connectionMade(self) -> None:
         """Wait for the first request."""
-        self.client = self.transport.getPeer()
+        if self.client is None:
+            self.client = self.transport.getPeer()
         super().connectionMade()
         self.connections.add(self)
         self.connections.reading.start(self)

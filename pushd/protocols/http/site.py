@@ -104,6 +104,7 @@ class PushdSite(AccessLog, Site):
         channel.factory = channel.site = self
         channel.connections = self.connections
         channel.slot, channel.over_limit = slot, over_limit
+        channel.client = addr
         return channel
 
     def getResourceFor(self, request: Any) -> IResource:

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
-from twisted.internet.interfaces import IAddress
 from twisted.web.http import datetimeToString
 from twisted.web.http_headers import Headers
 
@@ -60,7 +59,7 @@ class StrictChannel(HTTPChannelAdapter):
     #: If a connection limit was reached, so that its request gets a 503: which one, for the log.
     over_limit = ""
     #: The client's address. Twisted makes an object of it whenever it is asked.
-    client: IAddress
+    client: Any = None
     #: True once the client has closed its side of the connection: nothing more can come.
     read_ended = False
     # True after a refusal: nothing more is read.

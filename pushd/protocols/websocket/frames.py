@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
 
 # First bytes of frames: FIN and an opcode (RFC 6455 §5.2); RSV1 means "compressed" (RFC 7692 §6).
 TEXT, BINARY, CLOSE, PING, PONG = 0x81, 0x82, 0x88, 0x89, 0x8A
@@ -28,42 +27,41 @@ MEMORY_LEVEL = 5
 _COMPRESS_FROM = 128
 
 
-def read_frames(buffer: bytes, limit: int) -> Iterator[tuple[int, str | bytes, int, int]]:
-    """Read the simple frames at the start of a buffer, up to the first that is anything else.
+def read_frame(buffer: bytes, start: int, limit: int) -> tuple[int, str | bytes, int, int] | None:
+    """Read a simple frame from a buffer; return None if there is anything else.
 
     A frame is simple if it is complete, masked, final, uncompressed, valid and short. All others
     are left to Autobahn, which is five times slower, and knows every rule for what is invalid.
 
-    Yields for each frame its first byte, its payload (text decoded), the payload's length in bytes,
-    and the position in the buffer behind it.
+    Returns the frame's first byte, its payload (text decoded), the payload's length in bytes, and
+    the position in the buffer behind it.
 
+    :param start: the frame's position in the buffer.
     :param limit: the longest payload that is read here, in bytes; less than 64 KiB.
     """
-    start, available = 0, len(buffer)
-    while available - start >= 6:
-        head, length, body = buffer[start], buffer[start + 1] - 0x80, start + 6
-        # Unmasked frames have a negative length here.
-        if length == 126 and available - start >= 8:
-            length, body = int.from_bytes(buffer[start + 2 : start + 4], "big"), start + 8
-            if length < 126:  # RFC 6455 §5.2: the shortest form must be used.
-                return
-        elif not 0 <= length < 126:
-            return
-        end = body + length
-        if length > limit or end > available or head not in _SIMPLE:
-            return
-        if head >= CLOSE and (length > 125 or (head == CLOSE and length == 1)):
-            return
-        payload = unmask(buffer[body - 4 : body], buffer[body:end])
-        if head == TEXT:
-            try:
-                text = payload.decode()
-            except UnicodeDecodeError:
-                return
-            yield head, text, length, end
-        else:
-            yield head, payload, length, end
-        start = end
+    available = len(buffer)
+    if available - start < 6:
+        return None
+    head, length, body = buffer[start], buffer[start + 1] - 0x80, start + 6
+    # Unmasked frames have a negative length here.
+    if length == 126 and available - start >= 8:
+        length, body = int.from_bytes(buffer[start + 2 : start + 4], "big"), start + 8
+        if length < 126:  # RFC 6455 §5.2: the shortest form must be used.
+            return None
+    elif not 0 <= length < 126:
+        return None
+    end = body + length
+    if length > limit or end > available or head not in _SIMPLE:
+        return None
+    if head >= CLOSE and (length > 125 or (head == CLOSE and length == 1)):
+        return None
+    payload = unmask(buffer[body - 4 : body], buffer[body:end])
+    if head == TEXT:
+        try:
+            return head, payload.decode(), length, end
+        except UnicodeDecodeError:
+            return None
+    return head, payload, length, end
 
 
 def frame_length(buffer: bytes) -> int:
@@ -184,9 +182,10 @@ def message(payload: bytes, *, binary: bool, window_bits: int = 0) -> bytes:
 
 def unmask(mask: bytes, payload: bytes) -> bytes:
     """Unmask a short payload (RFC 6455 §5.3)."""
-    pattern = (mask * ((len(payload) + 3) >> 2))[: len(payload)]
+    length = len(payload)
+    pattern = (mask * ((length + 3) >> 2))[:length]
     plain = int.from_bytes(payload, "big") ^ int.from_bytes(pattern, "big")
-    return plain.to_bytes(len(payload), "big")
+    return plain.to_bytes(length, "big")
 
 
 def _compress(payload: bytes, window_bits: int) -> bytes:

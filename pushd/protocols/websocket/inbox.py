@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from sys import getsizeof
 from typing import Protocol
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.python.failure import Failure
+
+from pushd.schedule.coroutine import CheapAwaitable
 
 # The inbox is full at this number of bytes, whatever the number of messages: 64 messages of the
 # largest size would take 64 MiB.
@@ -37,8 +41,10 @@ class Source(Protocol):
         """Deliver what has arrived in the meantime, and read on."""
 
 
-class Inbox:
+class Inbox(CheapAwaitable):
     """Messages in the order in which they arrived, and the one task that waits for the next.
+
+    A task waits with ``wait``, or awaits the inbox itself, which takes no Deferred.
 
     A full inbox pauses reading, so that TCP holds the peer; at half of that, reading resumes. What
     is in it can be read after the connection has ended, too.
@@ -51,6 +57,7 @@ class Inbox:
         "_capacity",
         "_clock",
         "_paused",
+        "_resume",
         "_size",
         "_timer",
         "messages",
@@ -68,16 +75,21 @@ class Inbox:
         self._paused = False
         #: The connection, while it is open.
         self.source: Source | None = None
-        #: Fires with the next message: what a task awaits.
-        self.waiter: Deferred[str | bytes | None] | None = None
+        #: What a task awaits for the next message: a Deferred or the inbox itself.
+        self.waiter: Deferred[str | bytes | None] | Inbox | None = None
+        # Called with the next message, or with None at the end.
+        self._resume: Callable[[str | bytes | Failure | None], object] | None = None
         self._timer: IDelayedCall | None = None
 
     def put(self, message: str | bytes) -> None:
         """Deliver a message to the task that waits for it, or keep it."""
-        waiter = self.waiter
-        if waiter is not None:
-            self._stop_waiting()
-            waiter.callback(message)
+        resume = self._resume
+        if resume is not None:
+            if self._timer is None:
+                self.waiter = self._resume = None
+            else:
+                self._stop_waiting()
+            resume(message)
             return
         if isinstance(self.messages, tuple):
             self.messages = deque()
@@ -120,8 +132,21 @@ class Inbox:
         if timeout is not None:
             # First, as the clock may refuse it.
             self._timer = self._clock.callLater(timeout, self._time_out, timeout)
-        self.waiter = Deferred(self._stop_waiting)
-        return self.waiter
+        waiter: Deferred[str | bytes | None] = Deferred(self._stop_waiting)
+        self.waiter = waiter
+        self._resume = waiter.callback
+        return waiter
+
+    def start(self, resume: Callable[..., object]) -> None:
+        """Wait for the next message, as ``wait`` does; called for what awaits the inbox."""
+        self.waiter, self._resume = self, resume
+
+    def cancel(self) -> None:
+        """Raise CancelledError where a task awaits the inbox."""
+        resume = self._resume
+        if resume is not None:
+            self._stop_waiting()
+            resume(Failure(CancelledError()))
 
     @property
     def memory(self) -> int:
@@ -143,10 +168,10 @@ class Inbox:
 
     def end(self) -> None:
         """Tell the task that waits that no message will come."""
-        waiter = self.waiter
-        if waiter is not None:
+        resume = self._resume
+        if resume is not None:
             self._stop_waiting()
-            waiter.callback(None)
+            resume(None)
 
     def _is_full(self) -> bool:
         return len(self.messages) >= self._capacity or self._size >= _MAX_BYTES
@@ -156,12 +181,12 @@ class Inbox:
 
     def _stop_waiting(self, _: object = None) -> None:
         timer = self._timer
-        self.waiter = self._timer = None
+        self.waiter = self._resume = self._timer = None
         if timer is not None and timer.active():
             timer.cancel()
 
     def _time_out(self, timeout: float) -> None:
-        waiter = self.waiter
-        assert waiter is not None  # Or the timer would have been stopped.
+        resume = self._resume
+        assert resume is not None  # Or the timer would have been stopped.
         self._stop_waiting()
-        waiter.errback(TimeoutError(f"no message within {timeout:g} s"))
+        resume(Failure(TimeoutError(f"no message within {timeout:g} s")))

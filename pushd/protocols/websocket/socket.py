@@ -23,10 +23,11 @@ are in a ``SendQueue``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from enum import Enum
 from functools import partial
 from math import inf
+from types import coroutine
 from typing import Any, Literal, Protocol, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
@@ -327,8 +328,14 @@ class WebSocket:
         if self._state is _CLOSED:
             Closing(code, reason)
             return self._call_after_end(None, in_grace_only=False)
-        closed = self.close_with(Closing(code, reason))
+        self.close_with(Closing(code, reason))
         self._close_called = True
+        if self._wire is None:
+            return succeed(None)
+        if isinstance(self._close_waiters, tuple):
+            self._close_waiters = []
+        closed: Deferred[None] = Deferred(self._close_waiters.remove)
+        self._close_waiters.append(closed)
         return closed
 
     def subscribe(
@@ -399,8 +406,17 @@ class WebSocket:
     def __aiter__(self) -> WebSocket:
         return self
 
-    async def __anext__(self) -> str | bytes:
-        message = await self.wait()
+    @coroutine
+    def __anext__(self) -> Generator[Any, Any, str | bytes]:
+        """Await the next message, as ``wait`` does, and without a Deferred if it has to come."""
+        inbox = self._inbox
+        message: str | bytes | None
+        if self._state is _OPEN and inbox.waiter is None and not inbox.messages:
+            # As CheapAwaitable.__await__ does, but without a generator for each wait.
+            result = yield inbox
+            message = (yield inbox.as_deferred()) if result is inbox else result
+        else:
+            message = yield from self.wait().__await__()
         if message is None:
             raise StopAsyncIteration
         return message
@@ -465,9 +481,10 @@ class WebSocket:
         """Whether messages are kept that the view may still read."""
         return self._owner is not None and bool(self._inbox.messages)
 
-    def close_with(self, closing: Closing) -> Deferred[None]:
-        """Close with a code and a reason; see ``close``."""
-        self.accept()
+    def close_with(self, closing: Closing) -> None:
+        """Close with a code and a reason, as ``close`` does; what that returns is not made."""
+        if self._offer is not None:
+            self.accept()
         if self._wire is not None and self._state is _OPEN:
             self._catch_up()
         if self._wire is not None and self._state is _OPEN:
@@ -475,13 +492,6 @@ class WebSocket:
             # The end first, or messages that the wire still delivers would be taken.
             self.conversation_ended(closing.code, closing.reason)
             wire.close(closing)
-        if self._state is _CLOSED:
-            return succeed(None)
-        if isinstance(self._close_waiters, tuple):
-            self._close_waiters = []
-        closed: Deferred[None] = Deferred(self._close_waiters.remove)
-        self._close_waiters.append(closed)
-        return closed
 
     def end_subscriptions(self, matches: Callable[[str], bool], closing: Closing) -> int:
         """End the subscriptions to topics that match, without a word to the view."""
@@ -520,7 +530,7 @@ class WebSocket:
 
         :param code: of the Close frame; by default the connection was lost without one.
         """
-        if self.is_closed():
+        if self._state in (_CLOSING, _CLOSED):
             return
         self._state = _CLOSING
         self.close_code, self.close_reason = code, reason

@@ -20,7 +20,7 @@ from pushd.protocols.websocket.frames import (
     frame,
     frame_length,
     message,
-    read_frames,
+    read_frame,
     unmask,
 )
 from tests.support import peer
@@ -86,7 +86,11 @@ class ReadTests(SynchronousTestCase):
 
     def read(self, buffer: bytes, limit: int = 4096) -> list[tuple[int, str | bytes, int, int]]:
         """Read all that can be read."""
-        return list(read_frames(buffer, limit))
+        frames, end = [], 0
+        while found := read_frame(buffer, end, limit):
+            frames.append(found)
+            end = found[-1]
+        return frames
 
     def test_kinds(self) -> None:
         """Text is decoded; each frame comes with its first byte, its length and its end."""

@@ -906,7 +906,7 @@ class CloseTests(WebSocketTestCase):
     def test_idempotent(self) -> None:
         """Closing again sends nothing; each Deferred fires when the connection is lost."""
         gone = [self.websocket.close(), self.websocket.close(4000, "other")]
-        gone.append(self.websocket.close_with(GOING_AWAY))
+        self.websocket.close_with(GOING_AWAY)
         self.assertEqual(self.connection.closings, [NORMAL])
         for each in gone:
             self.assertNoResult(each)
