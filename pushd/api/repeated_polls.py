@@ -20,7 +20,7 @@ from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
-from twisted.web.http import OK, datetimeToString
+from twisted.web.http import OK
 
 from pushd.access.connections import Connections
 from pushd.access.counters import TrafficTotals
@@ -28,7 +28,7 @@ from pushd.access.tokens import Identity
 from pushd.api.longpoll import LongPoll
 from pushd.protocols.http.request import path_of
 from pushd.protocols.http.response import JSON_HEADERS
-from pushd.protocols.http.strict import SHARED_HEADERS
+from pushd.protocols.http.strict import SHARED_HEADERS, date_of
 from pushd.schedule.turns import Turns
 from pushd.topics.hub import Hub
 from pushd.topics.publication import Id
@@ -210,7 +210,8 @@ class _Repeat:
         request, channel = self._request, self._channel
         response, length = self._shared.respond(poll, self._lines)
         request.code, request.sentLength = OK, length
-        channel.answer_whole(request, response)
+        channel.write_whole(response)
+        channel.site.log(request)
         self._last = poll.last
         self.end()
         channel.expect_after(request, self)
@@ -261,5 +262,5 @@ def _rest_of_head(second: int, length: int) -> bytes:
 
     :param second: the time of day, in seconds since 1970.
     """
-    date = datetimeToString(second)
+    date = date_of(second)
     return b"%bContent-Length: %d\r\nDate: %b\r\n%b\r\n" % (_BEGINNING, length, date, _END)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from time import time
 from typing import Any
 
 from twisted.logger import Logger
@@ -79,7 +78,7 @@ class AccessLog:
         if request.why_refused:
             facts["reason"] = request.why_refused
             line += ": {reason}"
-        emit_info(_log, time(), line, event="request", **facts)
+        emit_info(_log, self.policy.wall(), line, event="request", **facts)
 
     def log_left(self, request: ChannelRequest) -> None:
         """Write the line of a request whose client left before it was answered."""

@@ -258,12 +258,11 @@ class Channel(StrictChannel):
 
     # What answers a request calls
 
-    def answer_whole(self, request: Any, response: bytes) -> None:
+    def write_whole(self, response: bytes) -> None:
         """Write a whole response, head and body, at once."""
         if self._writing_paused:
             self.connections.memory.add(len(response))
         write_at_once(self.transport, response)
-        self.site.log(request)
 
     def expect_after(self, request: Any, expected: Expected) -> None:
         """Go on to the next request, as ``requestDone``; it may be known which one comes."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
 from typing import Any
@@ -199,6 +199,11 @@ def read_head(data: bytes) -> tuple[bytes, RequestHeaders] | None:
         return None
     headers = RequestHeaders.parse(lines)
     return (head[1], headers) if _UNUSUAL.isdisjoint(headers.raw) else None
+
+
+def head_lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return the lines of headers, spelled as twisted.web spells them."""
+    return b"".join([b"%b: %b\r\n" % (_canonical(name), value) for name, value in headers])
 
 
 def asks_for_websocket(headers: RequestHeaders) -> bool:
