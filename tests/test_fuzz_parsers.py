@@ -249,7 +249,7 @@ class HeadTests(SynchronousTestCase):
         connections = site.connections
 
         def answer(data: bytes, fast: bool) -> tuple[bytes, bool]:
-            connections.reads_whole_heads = fast
+            connections.reads_whole = fast
             connection = daemon.open_connection()
             connection.send(data)
             received = re.sub(rb"Date: [^\r]*", b"", connection.received)

@@ -223,7 +223,7 @@ void stream(Crowd &crowd, const Options &options, Line &result) {
     const uint32_t clients = options.count("clients", 10), each = options.count("each", 1000);
     const uint32_t warm = options.count("warm", 100), window = options.count("window", 1);
     const bool ids = options.count("ids", 1);
-    std::vector<uint32_t> sent(clients, 0);
+    std::vector<uint32_t> sent(clients, 0), first(clients, 0);
     uint32_t goal = 0, done = 0;
     auto go_on = [&](Client &client) {
         uint32_t &next = sent[client.number];
@@ -237,7 +237,14 @@ void stream(Crowd &crowd, const Options &options, Line &result) {
         if (any) client.uncork();
     };
     crowd.received = [&](Client &client, std::string_view payload) {
-        const std::string id_end = ":" + std::to_string(client.got + 1) + "\"";
+        // The topic may have had publications before.
+        if (const size_t colon = payload.rfind(":", payload.find("\",")); !client.got && ids) {
+            first[client.number] = colon == std::string_view::npos
+                                       ? 0
+                                       : uint32_t(std::strtoul(payload.data() + colon + 1, 0, 10));
+        }
+        const std::string id_end =
+            ":" + std::to_string(client.got + std::max(1u, first[client.number])) + "\"";
         if (client.got >= sent[client.number] ||
             (ids && payload.find(id_end) == std::string_view::npos)) {
             return crowd.faults.note("answer", payload);

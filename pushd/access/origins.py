@@ -179,6 +179,7 @@ class Hosts:
         return name in self._exact or name.endswith(self._below)
 
 
+@lru_cache(maxsize=128)
 def is_own_host(host: str, address: str | None) -> bool:
     """Whether a Host header is localhost or our own address, not a name that others control.
 

@@ -69,7 +69,7 @@ class RepeatedPolls:
         Its topic must have no presence, and what its client may do must follow from the rules and
         its token alone.
         """
-        head: bytes = request.channel.whole_head
+        head: bytes = request.channel.whole
         target, id = head[: head.find(b" HTTP/1.1\r\n")], str(start.after)
         if not request.channel.persistent or request.slot is not None:
             return False

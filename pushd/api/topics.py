@@ -261,7 +261,7 @@ class TopicResource(Resource):
         if (
             query.after is None
             or query.presence is not None
-            or not request.channel.whole_head
+            or not request.channel.whole
             or self._access.asks_authorizer
             or dependencies.state.attendances.has(query.topic)
         ):

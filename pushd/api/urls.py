@@ -20,11 +20,18 @@ from pushd.api.health import Readiness, health_resource, metrics_resource, readi
 from pushd.api.many_topics import PATH as MANY_TOPICS
 from pushd.api.many_topics import ManyTopicsResource
 from pushd.api.presence import SUFFIX, PresenceResource
-from pushd.api.publish import BatchResource, ControlTopicResource, LastIdResource
+from pushd.api.publish import (
+    BatchResource,
+    ControlTopicResource,
+    LastIdResource,
+    publish_at_once,
+)
+from pushd.api.publish_stream import PublisherView
 from pushd.api.resource import DaemonState
 from pushd.api.rules import RulesResource
 from pushd.api.topics import TopicDependencies, TopicResource
 from pushd.gateways.wsgi import WsgiGateway
+from pushd.protocols.http.at_once import AtOnce
 from pushd.protocols.http.guard import is_for_topics, is_topic
 from pushd.protocols.http.headers import decode_path, has_token
 from pushd.protocols.http.policy import SitePolicy
@@ -32,8 +39,10 @@ from pushd.protocols.http.response import NOT_FOUND, AnswerResource, Response, r
 from pushd.protocols.http.site import PushdSite
 from pushd.protocols.http.static import StaticFiles
 from pushd.protocols.websocket.subscriber import V1
+from pushd.views.decorators import Handshakes
+from pushd.views.exchange import ViewDependencies
 from pushd.views.resource import ViewResource
-from pushd.views.routes import Routes
+from pushd.views.routes import Match, Routes
 
 _TOPICS = "/topics/"
 _CONNECTIONS = "/connections/"
@@ -97,8 +106,13 @@ def control_site(
     counters: Counters,
     readiness: Readiness,
     state: DaemonState,
+    views: ViewDependencies,
 ) -> PushdSite:
-    """Make the site of the control port, for operators and publishers."""
+    """Make the site of the control port, for operators and publishers.
+
+    :param views: what the WebSockets of publishers run with.
+    """
+    publisher = Match(PublisherView(state), {}, Handshakes.REQUIRED)
 
     def find(request: Any) -> IResource:
         match request.path:
@@ -111,6 +125,8 @@ def control_site(
                 return readiness_resource(readiness)
             case b"/metrics":
                 return metrics_resource(counters)
+            case b"/publish" if request.wants_websocket:
+                return ViewResource(views, publisher, "/publish")
             case b"/publish":
                 return BatchResource(state)
             case b"/last-id":
@@ -141,7 +157,12 @@ def control_site(
             return ScheduleResource(state, path.removeprefix(_SCHEDULES))
         return AnswerResource(_PLAIN_NOT_FOUND)
 
-    return PushdSite(find, policy, reactor)
+    def answer_at_once(request: Any) -> str | None:
+        if request.method != b"POST" or not request.path.startswith(_TOPICS.encode()):
+            return None
+        return publish_at_once(state, request, request.path[len(_TOPICS) :])
+
+    return PushdSite(find, policy, reactor, AtOnce(answer_at_once, views.factory.cork, reactor))
 
 
 def _chooses_topics(request: Any) -> bool:

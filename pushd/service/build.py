@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from random import random
@@ -22,7 +22,7 @@ from pushd.access.permissions import PermissionCache, Revoker
 from pushd.access.proxies import Proxies
 from pushd.access.throttle import Throttle
 from pushd.api.health import Readiness
-from pushd.api.publish import max_batch_body
+from pushd.api.publish import max_batch_body, max_line
 from pushd.api.resource import DaemonState
 from pushd.api.topics import TopicDependencies
 from pushd.api.urls import control_site, public_site
@@ -76,6 +76,9 @@ _LAG = (
 
 # Connections to the control port: more than operators and publishers need.
 _CONTROL_CONNECTIONS = 1000
+
+# Messages per second that no publisher reaches.
+_NO_RATE = 1 << 30
 
 # The demo's pages and scripts, by the path of the view that they need.
 _DEMO_FILES = {
@@ -152,6 +155,7 @@ def build(settings: Settings, runtime: Runtime) -> PushService:
         inputs.counters,
         readiness,
         state,
+        replace(views, factory=_make_publishers_factory(inputs)),
     )
     inputs.counters.register(_build_collector(inputs, state, views, public))
     service = PushService(
@@ -255,6 +259,23 @@ def _build_views(inputs: _BuildInputs, state: DaemonState) -> ViewDependencies:
         ),
         files=StaticFiles([*_own_files(settings), shipped_client()]),
     )
+
+
+def _make_publishers_factory(inputs: _BuildInputs) -> PushFactory:
+    """Make the factory of publishers' WebSockets at the control port.
+
+    A message holds a publication of ``--max-message`` with its topic, in base64 or with escapes.
+    Its rate has no limit: all that can reach this port are trusted.
+    """
+    runtime, limits, own = inputs.runtime, inputs.live.limits, Limits()
+
+    def follow() -> None:
+        longest = max_line(limits.max_message)
+        own.change_to(replace(limits, max_message=longest, max_rate=_NO_RATE))
+
+    follow()
+    limits.on_change(follow)
+    return PushFactory(runtime.reactor, own, runtime.cork, inputs.memory)
 
 
 def _build_public_site(

@@ -29,9 +29,9 @@ _SLICE = 1 << 16
 _log = Logger(namespace="pushd.topics")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Draft:
-    """A publication that has no id yet."""
+    """A publication that has no id yet; not frozen for the sake of time, like ``Publication``."""
 
     topic: str
     data: str | bytes
@@ -136,6 +136,9 @@ class Broker(TopicSource, Protocol):
     ) -> Deferred[Id]:
         """Publish. For a key that the topic has seen, only give the id of the first time."""
 
+    def publish_at_once(self, draft: Draft) -> Id | None:
+        """Publish without a Deferred; return None, and do nothing, if that takes time."""
+
     def publish_all(self, drafts: Sequence[Draft]) -> Deferred[list[Id]]:
         """Publish all drafts or none."""
 
@@ -209,7 +212,11 @@ class MemoryBroker:
         is_json: bool = False,
     ) -> Deferred[Id]:
         """Publish. For a key that the topic has seen, only give the id of the first time."""
-        return succeed(self._publish(topic, data, key, event, is_json))
+        return succeed(self._publish(Draft(topic, data, key, event, is_json)))
+
+    def publish_at_once(self, draft: Draft) -> Id | None:
+        """Publish. In memory that takes no time."""
+        return self._publish(draft)
 
     def publish_all(self, drafts: Sequence[Draft]) -> Deferred[list[Id]]:
         """Publish all drafts. Many bytes take more than one iteration of the reactor."""
@@ -267,17 +274,15 @@ class MemoryBroker:
                 await deferLater(self._clock, 0)
                 await self._room()
                 size = 0
-            kind = draft.event, draft.is_json
-            ids.append(self._publish(draft.topic, draft.data, draft.key, *kind))
+            ids.append(self._publish(draft))
             size += size_of(draft.data)
         return ids
 
-    def _publish(
-        self, topic: str, data: str | bytes, key: str | None, event: str | None, is_json: bool
-    ) -> Id:
+    def _publish(self, draft: Draft) -> Id:
+        topic, key = draft.topic, draft.key
         if key is not None and (topic, key) in self._ids:
             return self._ids[topic, key]
-        publication = self._history.add(topic, data, event, is_json)
+        publication = self._history.add(topic, draft.data, draft.event, draft.is_json)
         self.published += 1
         if key is not None:
             self._remember((topic, key), publication.id)

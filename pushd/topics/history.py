@@ -13,6 +13,7 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from typing import Any, TypeVar
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -114,6 +115,8 @@ class History:
         # they would have been dropped; with their bytes.
         self._retained: OrderedDict[Publication, int] = OrderedDict()
         self._expiry: IDelayedCall | None = None
+        # When it is due.
+        self._next_due = inf
         #: Memory used, in bytes.
         self.bytes = 0
         #: The number of publications of all topics; the sequence of the last one.
@@ -129,18 +132,19 @@ class History:
     ) -> Publication:
         """Make the next publication of a topic, and keep it."""
         rule = self._rule_for(name)
-        topic, size = self._get(name), self._retention.size_for(rule)
-        self._touch(topic, rule)
-        while topic.kept and not size:
-            self._drop(topic.oldest)  # Kept by a rule that has changed.
+        topic, limit = self._get(name), self._retention.size_for(rule)
+        if not limit:
+            self._touch(topic, rule)
+            while topic.kept:
+                self._drop(topic.oldest)  # Kept by a rule that has changed.
         topic.offset += 1
-        self.sequence += 1
-        topic.sequence = self.sequence
-        publication = Publication(topic.name, data, topic.last, event, is_json, self.sequence)
-        if size:
-            self._keep(topic, publication, size, rule)
+        self.sequence = topic.sequence = sequence = self.sequence + 1
+        id = Id(topic.epoch, topic.offset)
+        publication = Publication(topic.name, data, id, event, is_json, sequence)
+        if limit:
+            self._keep(topic, publication, limit, rule)
         else:
-            topic.floor = self.sequence
+            topic.floor = sequence
         return publication
 
     def replay(self, name: str, after: Id | None, limit: int) -> Replay:
@@ -225,6 +229,10 @@ class History:
         """
         goal = self.bytes - size
         while self.bytes > goal and (queue := self._oldest_queue()) is not None:
+            topic = self._topics[next(iter(queue)).topic]
+            if len(topic.kept) == 1:
+                # It is dropped before its time, and its id may have been given out a moment ago.
+                self._touch(topic, self._rules.find(topic.name))
             self._drop_first(queue)
         while self.bytes > goal and self._retained:
             self._drop(next(iter(self._retained)))
@@ -254,7 +262,7 @@ class History:
         return self._rules.find(name)
 
     def _touch(self, topic: Topic, rule: Rule) -> None:
-        """Keep a topic's epoch for a while, as its last id is about to be given out."""
+        """Keep a topic's epoch for a while, as its last id is given out."""
         if topic.held:
             return
         ttl = self._retention.ttl_for(rule)
@@ -277,19 +285,25 @@ class History:
 
     def _keep(self, topic: Topic, publication: Publication, limit: int, rule: Rule) -> None:
         """Keep a publication of a topic that keeps at most ``limit``."""
-        replaced = topic.kept.get(topic.offset - 1)
-        topic.kept[topic.offset] = publication
-        size, ttl = _size(publication), self._retention.ttl_for(rule)
+        kept, ttl = topic.kept, self._retention.ttl_for(rule)
+        kept[topic.offset] = publication
+        size = size_of(publication.data) + _OVERHEAD
         queue = self._entries.get(ttl)
         if queue is None:
             queue = self._entries[ttl] = OrderedDict()
         queue[publication] = (self._due(ttl), size)
         self.bytes += size
-        if replaced in self._retained:
+        if self._retained and kept.get(topic.offset - 1) in self._retained:
             self._drop(topic.oldest)
-        while len(topic.kept) > limit:
-            self._drop(topic.oldest)
-        self.trim(self.bytes - self._retention.bytes)
+        while len(kept) > limit:
+            # This is _drop, for one that is not the last of its topic, and most likely kept as
+            # long as the new one.
+            oldest = kept.pop(topic.offset - len(kept) + 1)
+            topic.floor = oldest.sequence
+            entry = queue.pop(oldest, None)
+            self.bytes -= self._pop_size(oldest) if entry is None else entry[1]
+        if self.bytes > self._retention.bytes:
+            self.trim(self.bytes - self._retention.bytes)
         self._grown(size)
 
     def _drop_first(self, queue: OrderedDict[Publication, tuple[float, int]]) -> None:
@@ -336,14 +350,16 @@ class History:
     def _due(self, ttl: int) -> float:
         """Return when what is added now expires. Starts the timer, or sets it earlier."""
         due = self._clock.seconds() + ttl
-        if self._expiry is None:
-            self._expiry = self._clock.callLater(ttl, self._expire)
-        elif due < self._expiry.getTime():
-            self._expiry.reset(ttl)
+        if due < self._next_due:
+            self._next_due = due
+            if self._expiry is None:
+                self._expiry = self._clock.callLater(ttl, self._expire)
+            else:
+                self._expiry.reset(ttl)
         return due
 
     def _expire(self) -> None:
-        self._expiry = None
+        self._expiry, self._next_due = None, inf
         now = self._clock.seconds()
         for entries in self._entries.values():
             while entries and _first(entries)[0] <= now:
@@ -357,7 +373,8 @@ class History:
         dues = [_first(entries)[0] for entries in self._entries.values()]
         dues += [_first(idle) for idle in self._idle.values()]
         if dues:
-            self._expiry = self._clock.callLater(min(dues) - now, self._expire)
+            self._next_due = min(dues)
+            self._expiry = self._clock.callLater(self._next_due - now, self._expire)
         if not self._topics:
             self._topics.clear()
 
@@ -365,7 +382,7 @@ class History:
         """Stop the timer if nothing is left to expire."""
         if self._expiry is not None and not any((*self._entries.values(), *self._idle.values())):
             self._expiry.cancel()
-            self._expiry = None
+            self._expiry, self._next_due = None, inf
 
 
 def _begin(topic: Topic, rule: Rule) -> Replay:

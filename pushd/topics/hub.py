@@ -168,9 +168,10 @@ class Hub:
 
     def deliver(self, publication: Publication) -> None:
         """Deliver a publication at the end of this iteration of the reactor."""
-        topic, id = publication.topic, publication.id
+        topic = publication.topic
         if topic not in self._topics:
             return
+        id = publication.id
         run = self._runs.get(topic)
         if (
             run is None
@@ -192,12 +193,17 @@ class Hub:
         elif self._pending_bytes >= _MAX_BATCH and self._delivery is None:
             self._deliver_until(self._clock.seconds() + _STEP)
 
+    @property
+    def has_room(self) -> bool:
+        """Whether publishers may go on, and need not wait as ``room`` says."""
+        return self._delivery is None or self._pending_bytes < _MUCH_PENDING
+
     def room(self) -> Deferred[None]:
         """Return what fires as soon as more may be published by those that can wait.
 
         If much waits for a delivery that has begun, more would only make it wait longer.
         """
-        if self._delivery is None or self._pending_bytes < _MUCH_PENDING:
+        if self.has_room:
             return succeed(None)
         waiting: Deferred[None] = Deferred(self._publishers.remove)
         self._publishers.append(waiting)

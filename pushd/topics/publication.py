@@ -44,7 +44,11 @@ def check_event(name: str) -> str:
     return name
 
 
-@dataclass(frozen=True, slots=True)
+# These are values, and nothing changes them. Frozen, they would take three to six times as long to
+# make, which is a third of what a publication costs in a batch.
+
+
+@dataclass(slots=True, unsafe_hash=True)
 class Id:
     """The position of a publication in its topic.
 
@@ -67,7 +71,7 @@ class Id:
         return cls(match["epoch"], int(match["offset"]))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Publication:
     """One piece of data sent to all subscribers of a topic."""
 

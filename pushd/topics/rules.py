@@ -77,6 +77,9 @@ class Rules:
         #: Counts the calls of ``replace``.
         self.version = 0
 
+    def __bool__(self) -> bool:
+        return bool(self._rules)
+
     def __iter__(self) -> Iterator[Rule]:
         return iter(self._rules)
 

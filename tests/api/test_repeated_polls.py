@@ -95,7 +95,7 @@ class SameAnswerTests(RepeatedPollTestCase):
         """Return the answers to five polls, the log, and the metrics of deliveries."""
         self.start(origins=Origins(["https://other.example"]))
         site: Any = self.daemon._sites[0]
-        site.connections.reads_whole_heads = not plain
+        site.connections.reads_whole = not plain
         id = self.publish("t", "1")
         epoch = id.partition(":")[0]
         answers = []

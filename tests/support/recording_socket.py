@@ -54,11 +54,14 @@ class RecordingSocket:
 
 
 class SocketConnection(Connection):
-    """The daemon's end of a connection, on a ``Kernel``."""
+    """The daemon's end of a connection, on a ``Kernel``.
 
-    def __init__(self, daemon: Daemon) -> None:
+    :param control: whether it is one to the control port.
+    """
+
+    def __init__(self, daemon: Daemon, *, control: bool = False) -> None:
         fake_socket: Any = RecordingSocket()
-        site: Any = daemon.clock.tcpServers[0][1]
+        site: Any = daemon.clock.tcpServers[1 if control else 0][1]
         protocol = site.buildProtocol(self.getPeer())
         super().__init__(fake_socket, protocol, daemon.clock)
         self.fake_socket = fake_socket

@@ -376,7 +376,7 @@ class ExpiryTests(HistoryTestCase):
         self.patch(self.history, "_forget", record)
         self.clock.advance(10)
         self.assertEqual(len(self.history), 0)
-        self.assertEqual(len(seen), 2000)
+        self.assertEqual(len(seen), 1000)
 
 
 class RuleTests(HistoryTestCase):

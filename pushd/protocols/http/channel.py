@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import (
+    IAddress,
     IDelayedCall,
     IHalfCloseableProtocol,
     IReactorTime,
@@ -20,7 +21,9 @@ from pushd.access.admission import Slot
 from pushd.access.closing import MEMORY_EXCEEDED
 from pushd.access.limits import Limits
 from pushd.access.memory import Memory, Usage
-from pushd.protocols.http.headers import read_head
+from pushd.protocols.cork import Writable
+from pushd.protocols.http.at_once import RequestAtOnce, keeps_open
+from pushd.protocols.http.headers import WholeRequest, path_in, read_whole
 from pushd.protocols.http.request import ChannelRequest, peer_name
 from pushd.protocols.http.strict import StrictChannel
 from pushd.protocols.twisted_internals import buffered, lose, unsent, untaken, write_at_once
@@ -67,6 +70,7 @@ class Channel(StrictChannel):
     whole are answered (RFC 9112 §9.6).
     """
 
+    site: Any
     requestFactory: Any = ChannelRequest
     #: The open connections of the site, this one among them.
     connections: HttpConnections
@@ -87,10 +91,13 @@ class Channel(StrictChannel):
     _untaken = 0
     # Bytes of the answer that were written when the time-out of a half-closed connection began.
     _answered = 0
+    # Writes what is answered at once, from the first such answer on, and our address.
+    _writer: Writable | None = None
+    _host: IAddress | None = None
     # Whether it is being closed because the daemon's buffers are full; it holds nothing any more.
     _freed = False
-    #: The head of the request that is being read, if it arrived in one piece and was read at once.
-    whole_head = b""
+    #: The request that is being read, if it arrived in one piece and is read at once.
+    whole = b""
 
     # Knows which request comes next.
     _expected: Expected | None = None
@@ -127,15 +134,16 @@ class Channel(StrictChannel):
             # The call that is under way goes on with this.
             super().dataReceived(data)
             return
-        if self in self.connections.idle:
-            self.connections.idle.stop(self)
-            if self._expected is not None and self._is_expected(data):
-                return
-            self.connections.reading.start(self)
-        self._receiving = True
+        if self._expected is not None and self._is_expected(data):
+            return
+        self._receiving, is_whole = True, False
         memory = self.connections.memory
         try:
-            if not (self.connections.reads_whole_heads and self._read_whole_head(data)):
+            is_whole = self.connections.reads_whole and self._read_whole(data)
+            if not is_whole:
+                if self in self.connections.idle:
+                    self.connections.idle.stop(self)
+                    self.connections.reading.start(self)
                 memory.add(len(data))
                 super().dataReceived(data)
         except Exception:
@@ -144,7 +152,9 @@ class Channel(StrictChannel):
         finally:
             self._receiving = False
         # What is left is an unfinished line; a line feed in it has no carriage return before it.
-        if b"\n" in data and self.line_mode and not self.paused and b"\n" in self._unparsed():
+        if is_whole:
+            pass
+        elif b"\n" in data and self.line_mode and not self.paused and b"\n" in self._unparsed():
             self.refuse(400, "a line of the request's head is malformed")
         if memory.exceeded:
             memory.enforce()
@@ -239,20 +249,32 @@ class Channel(StrictChannel):
         elif self.paused:
             self._parse_next()
 
+    def getHost(self) -> IAddress:
+        """Return our address. Twisted asks the kernel for it each time."""
+        if self._host is None:
+            self._host = super().getHost()
+        return self._host
+
+    def writing_deferred(self) -> None:
+        """Do nothing: if much waits to be written, the transport pauses us."""
+
     def write(self, data: bytes) -> None:
         """Write a part of an answer."""
+        self._flush_held()
         if self._writing_paused:
             self.connections.memory.add(len(data))
         super().write(data)
 
     def writeSequence(self, iovec: Sequence[bytes]) -> None:
         """Write a part of an answer, given in pieces."""
+        self._flush_held()
         if self._writing_paused:
             self.connections.memory.add(sum(map(len, iovec)))
         super().writeSequence(iovec)
 
     def loseConnection(self) -> None:
         """Close after all is sent, or after the time-out of a slow reader."""
+        self._flush_held()
         super().loseConnection()
         self._start_stall_timeout()
 
@@ -260,6 +282,7 @@ class Channel(StrictChannel):
 
     def write_whole(self, response: bytes) -> None:
         """Write a whole response, head and body, at once."""
+        self._flush_held()
         if self._writing_paused:
             self.connections.memory.add(len(response))
         write_at_once(self.transport, response)
@@ -279,6 +302,7 @@ class Channel(StrictChannel):
 
     def detach(self) -> Any:
         """Give up the connection, and return its transport."""
+        self._flush_held()
         self.requests.clear()
         # The others are stopped by now, as the request has arrived.
         self.connections.stalled.stop(self)
@@ -394,9 +418,11 @@ class Channel(StrictChannel):
         """Return whether the request that was expected has come, and has been taken."""
         expected, self._expected = self._expected, None
         assert expected is not None
+        self.connections.idle.stop(self)
         taken = expected.take(data)
         if not taken:
             expected.forget()
+            self.connections.idle.start(self)
         return taken
 
     def _expect_nothing(self) -> None:
@@ -446,6 +472,11 @@ class Channel(StrictChannel):
         self._untaken = untaken(self.transport)
         self.connections.stalled.start(self)
 
+    def _flush_held(self) -> None:
+        """Let out what was answered at once and is held, before something is written behind it."""
+        if self._writer is not None:
+            self.site.at_once.cork.flush()
+
     def _cancel_next(self) -> None:
         call, self._next = self._next, None
         if call is not None and call.active():
@@ -472,30 +503,64 @@ class Channel(StrictChannel):
             self.paused = paused
         return unparsed
 
-    def _read_whole_head(self, data: bytes) -> bool:
-        """Read a GET that arrived in one piece; return False to leave it to twisted.web.
+    def _read_whole(self, data: bytes) -> bool:
+        """Read a request that arrived in one piece; return False to leave it to twisted.web.
 
         This is what lineReceived, allHeadersReceived and allContentReceived do for others, in a
         quarter of the time.
         """
         if self._line or self.paused or self.over_limit or not self.line_mode or self._unparsed():
             return False
-        head = read_head(data)
-        if head is None:
+        whole = read_whole(data)
+        if whole is None:
             return False
-        target, headers = head
+        method, target, headers, body = whole
+        if body and len(body) > self.site.policy.body_limit(path_in(target)):
+            return False
+        if self.site.at_once is not None and self._answer_at_once(whole):
+            return True
         request: Any = self.requestFactory(self)
         request.requestHeaders = headers
+        if body:
+            request.content = BytesIO(body)
         # Most heads do not have the word at all; checkPersistence decides if it is an option there.
         if b"close" in b"".join(headers.values(b"Connection")).lower():
             self.persistent = self.checkPersistence(request, b"HTTP/1.1")
         if b"Cookie" in headers:
             request.parseCookies()
+        self.connections.idle.stop(self)
         self.connections.reading.stop(self)
         self.handle(request)
-        self.whole_head = data
-        request.requestReceived(b"GET", target, b"HTTP/1.1")
-        self.whole_head = b""
+        self.whole = data
+        request.requestReceived(method, target, b"HTTP/1.1")
+        self.whole = b""
+        return True
+
+    def _answer_at_once(self, whole: WholeRequest) -> bool:
+        """Answer without a request of twisted.web, if that is possible; return whether it was.
+
+        Only a success is answered here. What is refused, or takes more than this call, has not
+        begun, and is left to the long way.
+        """
+        connections, site, at_once = self.connections, self.site, self.site.at_once
+        if connections.draining or self.read_ended or self._writing_paused:
+            return False
+        if not keeps_open(whole.headers):
+            return False
+        request = RequestAtOnce(whole, self, connections.clock.seconds())
+        if site.policy.guard(request) is not None:
+            return False
+        text = at_once.answer(request)
+        if text is None:
+            return False
+        body = text.encode()
+        request.sentLength = len(body)
+        if self._writer is None:
+            self._writer = at_once.cork.writer(self.transport, self)
+        self._writer.write(at_once.write_head(len(body)) + body)
+        site.log(request)
+        connections.reading.stop(self)
+        connections.idle.start(self)
         return True
 
 
@@ -535,8 +600,8 @@ class HttpConnections:
         self.delayed = TimerHeap(clock, now=clock.seconds, expired=Channel.delay_expired)
         #: True after ``drain``: a connection is closed after the answer that is under way.
         self.draining = False
-        #: True if a head that arrives in one piece is read at once, which is a fast path.
-        self.reads_whole_heads = Channel.can_handle()
+        #: True if a request that arrives in one piece is read at once, which is a fast path.
+        self.reads_whole = Channel.can_handle()
         self._open: set[Channel] = set()
         memory.watch(self._open, freed_last=freed_last)
         limits.on_change(self._change_timeouts)

@@ -62,14 +62,15 @@ def control_guard(hosts: Hosts) -> Guard:
     """
 
     def guard(request: Any) -> Response | None:
-        if not request.requestHeaders.has_host(request.clientproto):
+        headers: RequestHeaders = request.requestHeaders
+        if not headers.has_host(request.clientproto):
             request.why_refused = _NO_HOST
             return refusal(400, _NO_HOST)
-        if request.header(b"origin") is not None:
+        if b"Origin" in headers:
             reason = "the control port is not for browsers: a request must have no Origin"
             request.why_refused = f"{reason}; pages publish at the public port (docs/tokens.md)"
             return refusal(403, reason)
-        host = request.header(b"host")
+        host = headers.last(b"Host")
         is_health_check = request.path in _HEALTH_CHECKS and not request.wants_websocket
         if host is None or is_health_check:
             return None

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from twisted.web.http_headers import Headers
@@ -15,7 +15,7 @@ from twisted.web.http_headers import Headers
 # without controls (§5.5). The quantifiers are possessive ("++", "*+"), so that a long head that
 # does not match is rejected without backtracking.
 _LINE = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++:[\t\x20-\x7e\x80-\xff]*+\r\n"
-_HEAD = re.compile(rb"GET ([\x21-\x7e]++) HTTP/1\.1\r\n(?:" + _LINE + rb")*+\r\n")
+_HEAD = re.compile(rb"(GET|POST) ([\x21-\x7e]++) HTTP/1\.1\r\n(?:" + _LINE + rb")*+\r\n")
 # Bytes that follow the target on that line.
 _VERSION = len(b" HTTP/1.1\r\n")
 
@@ -23,8 +23,11 @@ _VERSION = len(b" HTTP/1.1\r\n")
 _MAX_SIZE = 8192
 _MAX_LINES = 100
 
-# Headers of a request with a body.
-_UNUSUAL = frozenset({b"Content-Length", b"Transfer-Encoding", b"Expect"})
+# Headers about a body that this does not read.
+_UNUSUAL = frozenset({b"Transfer-Encoding", b"Expect"})
+
+# A length in its plainest form, of a body that one segment may bring.
+_LENGTH = re.compile(rb"[0-9]{1,5}")
 
 # A name or an address, and an optional port (RFC 9110 §7.2, RFC 3986 §3.2.2).
 _HOST = re.compile(rb"([A-Za-z0-9._~%!$&'()*+,;=-]*|\[[0-9A-Za-z:.]+\])(:[0-9]*)?")
@@ -182,23 +185,38 @@ class RequestHeaders(Headers):
         return raw
 
 
-def read_head(data: bytes) -> tuple[bytes, RequestHeaders] | None:
-    """Return the target and the headers of a GET that arrived in one piece and has no body.
+class WholeRequest(NamedTuple):
+    """A request that arrived in one piece."""
+
+    method: bytes
+    target: bytes
+    headers: RequestHeaders
+    body: bytes
+
+
+def read_whole(data: bytes) -> WholeRequest | None:
+    """Return a GET without a body, or a POST with one, that arrived in one piece and alone.
 
     Most requests are such, and parsing one line after the other takes four times as long. A request
     that is unusual or wrong in any way gives None, and is left to twisted.web.
     """
-    if len(data) > _MAX_SIZE:
-        return None
-    head = _HEAD.fullmatch(data)
+    head = _HEAD.match(data, 0, _MAX_SIZE)
     if head is None:
         return None
     # Between the request line and the empty line.
-    lines = data[head.end(1) + _VERSION : -4]
+    lines = data[head.end(2) + _VERSION : head.end() - 4]
     if lines.count(b"\n") >= _MAX_LINES:
         return None
-    headers = RequestHeaders.parse(lines)
-    return (head[1], headers) if _UNUSUAL.isdisjoint(headers.raw) else None
+    headers, body = RequestHeaders.parse(lines), data[head.end() :]
+    if not _UNUSUAL.isdisjoint(headers.raw):
+        return None
+    lengths = headers.raw.get(b"Content-Length", ())
+    if head[1] == b"GET":
+        if lengths or body:
+            return None
+    elif len(lengths) != 1 or not _LENGTH.fullmatch(lengths[0]) or int(lengths[0]) != len(body):
+        return None
+    return WholeRequest(head[1], head[2], headers, body)
 
 
 def head_lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:

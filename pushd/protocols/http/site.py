@@ -14,6 +14,7 @@ from twisted.web.server import Site
 from pushd.access.admission import Admission, Slot
 from pushd.access.limits import Limits
 from pushd.protocols.http.access_log import AccessLog
+from pushd.protocols.http.at_once import AtOnce
 from pushd.protocols.http.channel import Channel, HttpConnections
 from pushd.protocols.http.policy import SitePolicy
 from pushd.protocols.http.request import peer_name
@@ -45,6 +46,8 @@ class PushdSite(AccessLog, Site):
     :param find: returns the resource for a request, or raises.
     :param policy: the checks that come first.
     :param reactor: for time-outs.
+    :param at_once: answers what can be answered at once. The policy must trust no proxies,
+        share nothing with pages, and slow no client.
     """
 
     noisy = False
@@ -52,13 +55,18 @@ class PushdSite(AccessLog, Site):
     protocol: Any = Channel
 
     def __init__(
-        self, find: Callable[[Any], IResource], policy: SitePolicy, reactor: IReactorTime
+        self,
+        find: Callable[[Any], IResource],
+        policy: SitePolicy,
+        reactor: IReactorTime,
+        at_once: AtOnce | None = None,
     ) -> None:
         # HttpConnections replaces the time-out of twisted.web, which starts again with each byte.
         super().__init__(Resource(), timeout=None, reactor=reactor, parsePOSTFormSubmission=False)
         check_requirements()
         self._find = find
         self.policy = policy
+        self.at_once = at_once
         #: The open connections that speak HTTP.
         self.connections = HttpConnections(
             reactor, policy.memory, policy.limits, freed_last=policy.freed_last

@@ -155,6 +155,10 @@ class RedisBroker:
         """Publish. For a key that the topic has seen, only give the id of the first time."""
         return self.publish_all((Draft(topic, data, key, event, is_json),)).addCallback(_first)
 
+    def publish_at_once(self, draft: Draft) -> Id | None:
+        """Return None: Redis has to be asked."""
+        return None
+
     def publish_all(self, drafts: Sequence[Draft]) -> Deferred[list[Id]]:
         """Publish all drafts or none."""
         session = self._reconnector.session

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http_headers import Headers, InvalidHeaderName
 
-from pushd.protocols.http.headers import RequestHeaders, read_head, split_list
+from pushd.protocols.http.headers import RequestHeaders, read_whole, split_list
 from tests.support.hypothesis_settings import NO_DEADLINE
 from tests.support.peer import request
 
@@ -181,11 +181,11 @@ class HeadTests(SynchronousTestCase):
 
     def read(self, *lines: str) -> dict[bytes, list[bytes]] | None:
         """Return the headers of a GET, or None if it is left to twisted.web."""
-        head = read_head(request("GET /a?b HTTP/1.1", *lines))
-        if head is None:
+        whole = read_whole(request("GET /a?b HTTP/1.1", *lines))
+        if whole is None:
             return None
-        self.assertEqual(head[0], b"/a?b")
-        return {name: list(values) for name, values in head[1].getAllRawHeaders()}
+        self.assertEqual((whole.method, whole.target, whole.body), (b"GET", b"/a?b", b""))
+        return {name: list(values) for name, values in whole.headers.getAllRawHeaders()}
 
     def test_spelling(self) -> None:
         """A name in any spelling is kept in the spelling of twisted.web."""
@@ -216,10 +216,10 @@ class HeadTests(SynchronousTestCase):
         """
         for lines in ("A: x\r\n" * 90, f"A:{' ' * 8000}", "A: \t \t" * 1000, "A" * 8000):
             head = f"GET / HTTP/1.1\r\n{lines}\r".encode()
-            self.assertIsNone(read_head(head))
+            self.assertIsNone(read_whole(head))
 
     def test_unusual(self) -> None:
-        """A request with a body, or with anything unusual, is left to twisted.web."""
+        """A GET with a body, and anything unusual, is left to twisted.web."""
         for line in (
             "Content-Length: 0",
             "Transfer-Encoding: chunked",
@@ -241,7 +241,36 @@ class HeadTests(SynchronousTestCase):
             b"GET / HTTP/1.1\r\nHost: a\r\n",
             b"GET / HTTP/1.1\r\nHost: a\r\n\r\nmore",
         ):
-            self.assertIsNone(read_head(head), head)
+            self.assertIsNone(read_whole(head), head)
+
+    def test_post(self) -> None:
+        """A POST that arrived with all of its body, and nothing behind it, is read as well."""
+        for body in (b"", b"a\r\n\r\nGET / HTTP/1.1\r\n\r\n", b"x" * 50_000):
+            head = f"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n"
+            whole = read_whole(head.encode() + body)
+            assert whole is not None
+            self.assertEqual((whole.method, whole.target, whole.body), (b"POST", b"/a", body))
+            self.assertIsNone(read_whole(head.encode() + body + b"x"))
+            self.assertIsNone(read_whole((head.encode() + body)[:-1]))
+
+    def test_lengths(self) -> None:
+        """A length in any but the plainest form is left to twisted.web."""
+        for lines in (
+            ["Content-Length: 3", "Content-Length: 3"],
+            ["Content-Length: 3, 3"],
+            ["Content-Length: +3"],
+            ["Content-Length: 0x3"],
+            ["Content-Length: 3_0"],
+            ["Content-Length: -1"],
+            ["Content-Length:"],
+            ["Content-Length: 3", "Transfer-Encoding: chunked"],
+            ["Content-Length: 3", "Expect: 100-continue"],
+            ["Content-Length: 000003"],
+            [],
+        ):
+            head = request("POST /a HTTP/1.1", "Host: a", *lines)
+            self.assertIsNone(read_whole(head + b"abc"), lines)
+        self.assertIsNotNone(read_whole(request("POST / HTTP/1.1", "Content-Length: 3") + b"abc"))
 
 
 class ListTests(SynchronousTestCase):

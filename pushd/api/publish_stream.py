@@ -1,0 +1,87 @@
+"""Publishing over a WebSocket: the view that ``/publish`` at the control port runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+
+from pushd.api.publish import PlainReader, check_size, published_text, read_draft
+from pushd.api.resource import DaemonState
+from pushd.errors import BadRequest, Unavailable
+from pushd.protocols.json_format import is_encodable, to_json
+from pushd.protocols.websocket.socket import WebSocket
+from pushd.topics.broker import Draft
+from pushd.topics.publication import Id
+from pushd.views.request import Request
+
+# The most messages that are answered together: as many as a connection may have unread.
+_TOGETHER = 64
+
+
+class PublisherView:
+    """Publishes what a client sends, and answers each message in its order.
+
+    A message is a publication as in a batch: ``{"topic": "a", "data": "…"}``. Its answer is that
+    of a POST, ``{"id": "…", "subscribers": 0}``, or an error with ``where``; the connection stays
+    open. A client need not wait for an answer before it sends more. What has arrived together is
+    published, and answered, together; meanwhile the inbox fills, and TCP holds the client. One that
+    does not read its answers is not read from.
+    """
+
+    def __init__(self, state: DaemonState) -> None:
+        self._state = state
+
+    async def __call__(self, request: Request) -> None:
+        """Serve one client."""
+        websocket: WebSocket = request.websocket
+        websocket.accept()
+        # The connection may last for days; the request holds more memory than everything else.
+        del request
+        async for message in websocket:
+            # What came in the same segment is in the inbox after this.
+            await deferLater(self._state.clock, 0)
+            messages = [message]
+            while websocket.has_messages() and len(messages) < _TOGETHER:
+                messages.append(websocket.read("") or "")
+            await websocket.send_together(await self._answer(messages))
+
+    async def _answer(self, messages: Sequence[str | bytes]) -> list[str]:
+        """Publish what is valid, and return the answers."""
+        plain = PlainReader(self._state.limits.max_message)
+        read = [self._read(message, plain) for message in messages]
+        drafts = [one for one in read if isinstance(one, Draft)]
+        try:
+            ids = iter(await self._publish(drafts))
+        except Unavailable as error:
+            line = to_json({"error": str(error), "where": "broker"})
+            return [line if isinstance(one, Draft) else one for one in read]
+        count = self._state.hub.count
+        return [
+            published_text(next(ids), count(one.topic)) if isinstance(one, Draft) else one
+            for one in read
+        ]
+
+    def _read(self, message: str | bytes, plain: PlainReader) -> Draft | str:
+        """Return the draft in a message, or the error that answers it."""
+        try:
+            try:
+                value = json.loads(message)
+            except (ValueError, RecursionError) as error:
+                raise BadRequest(f"the message is not valid JSON: {error}", "message") from None
+            draft = plain.read(value) or read_draft(value, self._state.limits.max_message)
+            if self._state.rules:
+                check_size(self._state, draft, "message")
+        except BadRequest as error:
+            text = to_json({"error": error.reason, "where": error.where})
+            return text if is_encodable(text) else json.dumps(json.loads(text))
+        return draft
+
+    async def _publish(self, drafts: Sequence[Draft]) -> list[Id]:
+        # If the client disconnects, only this Deferred is cancelled: all are still published.
+        done: Deferred[list[Id]] = Deferred()
+        room = self._state.hub.room()
+        room.addCallback(lambda _: self._state.broker.publish_all(drafts)).chainDeferred(done)
+        return await done
