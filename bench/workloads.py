@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from bench.load import run_load
+from bench.pages import PAGES
+from bench.polls import POLLS
 from bench.publishing import PUBLISHING
 from bench.readings import Readings, scaled
 from bench.server import Server
@@ -188,4 +190,4 @@ WEBSOCKETS: tuple[Workload, ...] = (
     ),
 )
 
-WORKLOADS: tuple[Workload, ...] = (*WEBSOCKETS, *PUBLISHING)
+WORKLOADS: tuple[Workload, ...] = (*WEBSOCKETS, *PUBLISHING, *POLLS, *PAGES)
