@@ -54,6 +54,11 @@ MOST_CALLS = {
     "push": 54,
     # An answer to one more long poll, and the next poll, which waits again.
     "poll": 136,
+    # A POST to a topic at the control port.
+    "post": 225,
+    # A publication of a batch, and one of a publisher's WebSocket.
+    "batch": 42,
+    "stream": 88,
     # A publication to one more subscriber. The sockets of these tests make four of them.
     "delivery": 5,
 }
@@ -190,6 +195,76 @@ class CallTests(CostTestCase):
         self.assertEqual(len({id(server.fake_socket.given[-1]) for server in servers}), 1)
         calls = (counted[3] - counted[1]) / SUBSCRIBERS
         self.assertLessEqual(calls, MOST_CALLS["delivery"])
+
+
+class PublishingTests(CostTestCase):
+    """Publications to which nobody listens."""
+
+    DATA = "x" * 128
+
+    def connect_publisher(self) -> SocketConnection:
+        """Open a connection to the control port."""
+        return SocketConnection(self.daemon, control=True)
+
+    def test_post(self) -> None:
+        """A POST takes few calls, makes one log event, and is answered with one system call."""
+        # Each test runner has observers of its own for the log.
+        self.patch(access_log._log, "observer", lambda event: None)
+        server = self.connect_publisher()
+        lines = ("Host: localhost", f"Content-Length: {len(self.DATA)}", "User-Agent: a")
+        data = request("POST /topics/t HTTP/1.1", *lines) + self.DATA.encode()
+        server.receive(data)
+        server.fake_socket.given.clear()
+        self.assertLess(calls_of(lambda: server.receive(data)), MOST_CALLS["post"])
+        self.assertEqual(len(server.fake_socket.given), 1)
+        self.assertIn(b" 200 OK", server.fake_socket.given[0])
+        self.assert_no_writers()
+
+    def test_post_log(self) -> None:
+        """A POST makes one log event."""
+        server = self.connect_publisher()
+        data = request("POST /topics/t HTTP/1.1", "Host: localhost", "Content-Length: 1") + b"x"
+        self.assertEqual(self.events_of(lambda: server.receive(data)), 1)
+
+    def test_batch(self) -> None:
+        """One more publication of a batch takes few calls."""
+        server = self.connect_publisher()
+        few, many = (self.calls_of_a_batch(server, count) for count in (100, 300))
+        self.assertLess((many - few) / 200, MOST_CALLS["batch"])
+
+    def calls_of_a_batch(self, server: SocketConnection, count: int) -> int:
+        """Return the number of calls that a batch takes."""
+        body = json.dumps({"publications": [{"topic": "t", "data": self.DATA}] * count}).encode()
+        lines = ("Host: localhost", f"Content-Length: {len(body)}")
+        data = request("POST /publish HTTP/1.1", *lines) + body
+
+        def publish() -> None:
+            server.receive(data)
+            self.daemon.settle()
+            server.forget()
+
+        publish()
+        return calls_of(publish)
+
+    def test_stream(self) -> None:
+        """One more message takes few calls; what arrives together is answered with one write."""
+        server = self.connect_publisher()
+        server.receive(handshake("/publish"))
+        self.daemon.settle()
+        text = json.dumps({"topic": "t", "data": self.DATA}).encode()
+        counted = []
+        for count in (10, 10, 30):
+            data = frame(TEXT, text) * count
+
+            def publish(data: bytes = data) -> None:
+                server.receive(data)
+                self.daemon.settle()
+
+            server.forget()
+            counted.append(calls_of(publish))
+            self.assertEqual(len(server.fake_socket.given), 1)
+        self.assertLess((counted[2] - counted[1]) / 20, MOST_CALLS["stream"])
+        self.assert_no_writers()
 
 
 class DeliveryTests(CostTestCase):

@@ -273,9 +273,23 @@ class HeadTests(SynchronousTestCase):
             target,
             st.lists(line, max_size=4),
         )
+        length = st.sampled_from(
+            [
+                *("Content-Length: 3", "content-length:\t3", "Content-Length: 03"),
+                *("Content-Length: +3", "Content-Length: 3, 3", "Content-Length: 0"),
+                *("Content-Length: 9999999999", "Content-Length: 4"),
+                *("Transfer-Encoding: chunked", "Expect: 100-continue"),
+            ]
+        )
+        posted = st.builds(
+            lambda target, lines, body: head(f"POST {target} HTTP/1.1", *lines) + body,
+            target,
+            st.lists(line | length, max_size=4),
+            st.sampled_from([b"abc", b"abc", b"ab", b"", b"abcGET / HTTP/1.1\r\n\r\n", b"x" * 300]),
+        )
 
         @same_examples(max_examples=300)
-        @given(st.one_of(made, st.sampled_from(REQUESTS)), st.lists(EDITS, max_size=3))
+        @given(st.one_of(made, posted, st.sampled_from(REQUESTS)), st.lists(EDITS, max_size=3))
         def compare(data: bytes, edits: list[tuple[str, float, int, bytes]]) -> None:
             data = edited(data, edits)
             self.assertEqual(answer(data, True), answer(data, False))

@@ -282,6 +282,17 @@ class ExpiryTests(HistoryTestCase):
         self.clock.advance(10)
         self.assertEqual(len(self.history), 0)
 
+    def test_id_given_out_and_trimmed(self) -> None:
+        """A topic whose last publication is dropped before its time is kept as long again."""
+        id = self.history.add("t", "x").id
+        self.clock.advance(9)
+        self.history.trim(FAR)
+        self.clock.advance(9)
+        self.assertEqual(self.history.describe("t"), (id, 0))
+        self.assertEqual(self.history.locate("t", 1), id)
+        self.clock.advance(10)
+        self.assertEqual(self.history.describe("t"), (None, 0))
+
     def test_id_given_out_late(self) -> None:
         """The TTL counts from the last time that the id was given out."""
         self.history.add("t", "a")

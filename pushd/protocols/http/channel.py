@@ -15,6 +15,7 @@ from twisted.internet.interfaces import (
     ISSLTransport,
 )
 from twisted.python.failure import Failure
+from twisted.web.http_headers import Headers
 from zope.interface import implementer
 
 from pushd.access.admission import Slot
@@ -258,16 +259,19 @@ class Channel(StrictChannel):
     def writing_deferred(self) -> None:
         """Do nothing: if much waits to be written, the transport pauses us."""
 
+    def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Headers) -> None:
+        """Write the head of an answer."""
+        self._flush_held()
+        super().writeHeaders(version, code, reason, headers)
+
     def write(self, data: bytes) -> None:
         """Write a part of an answer."""
-        self._flush_held()
         if self._writing_paused:
             self.connections.memory.add(len(data))
         super().write(data)
 
     def writeSequence(self, iovec: Sequence[bytes]) -> None:
         """Write a part of an answer, given in pieces."""
-        self._flush_held()
         if self._writing_paused:
             self.connections.memory.add(sum(map(len, iovec)))
         super().writeSequence(iovec)

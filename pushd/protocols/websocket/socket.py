@@ -283,6 +283,13 @@ class WebSocket:
         self.accept()
         return self._take() if self._inbox.messages else fallback
 
+    def read_arrived(self, most: int) -> list[str | bytes]:
+        """Return up to a number of messages that have arrived; never wait."""
+        self.accept()
+        inbox = self._inbox
+        take = inbox.take if self.grace is None else self._take
+        return [take() for _ in range(min(most, len(inbox.messages)))]
+
     def count_messages(self) -> int:
         """Return the number of messages that have arrived and were not read."""
         self.accept()

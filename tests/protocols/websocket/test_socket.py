@@ -13,7 +13,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock, deferLater
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.access.closing import GOING_AWAY, NORMAL, Closing
+from pushd.access.closing import GOING_AWAY, NORMAL, TRY_AGAIN_LATER, Closing
 from pushd.access.counters import Traffic
 from pushd.access.limits import Limits
 from pushd.errors import ConversationOver
@@ -62,16 +62,19 @@ class FakeConnection:
     traffic = Traffic()
 
     def push_frames(self, frames: bytes) -> None:
-        """Do nothing: there are no subscribers."""
+        """Record frames."""
+        self.sent.append((frames, True))
 
     @property
     def taken(self) -> int:
         """Return that the peer takes nothing."""
         return 0
 
+    full = False
+
     def is_full(self, more: int = 0) -> bool:
-        """Return False."""
-        return False
+        """Return whether a test has set it full."""
+        return self.full
 
     def close(self, closing: Closing) -> None:
         """Record the Close."""
@@ -598,6 +601,16 @@ class ReadTests(WebSocketTestCase):
         self.assertEqual(self.websocket.read(), b"b")
         self.assertEqual(self.websocket.read(b"none"), b"none")
 
+    def test_arrived(self) -> None:
+        """read_arrived() gives what has arrived, up to a number, and after the end what is left."""
+        self.websocket.accept()
+        self.assertEqual(self.websocket.read_arrived(9), [])
+        self.receive("a", b"b", "c", "d")
+        self.assertEqual(self.websocket.read_arrived(2), ["a", b"b"])
+        self.websocket.conversation_ended()
+        self.assertEqual(self.websocket.read_arrived(9), ["c", "d"])
+        self.assertEqual((self.websocket.read_arrived(9), self.view.read), ([], 2))
+
     def test_empty_message(self) -> None:
         """An empty message is a message, not the fallback."""
         self.websocket.accept()
@@ -785,6 +798,38 @@ class BackPressureTests(WebSocketTestCase):
         self.websocket.conversation_ended()
         for sender in held:
             self.successResultOf(sender)
+
+
+class TogetherTests(WebSocketTestCase):
+    """send_together() is send() of several messages with one write."""
+
+    def setUp(self) -> None:
+        """Accept it."""
+        super().setUp()
+        self.websocket.accept()
+
+    def test_one_write(self) -> None:
+        """Each message is a frame, and all are written at once."""
+        before = self.connection.traffic.messages_out
+        self.successResultOf(self.websocket.send_together(["a", "é"]))
+        self.assertEqual(self.connection.sent, [(b"\x81\x01a\x81\x02\xc3\xa9", True)])
+        self.assertEqual(self.connection.traffic.messages_out - before, 2)
+
+    def test_held(self) -> None:
+        """While the transport's buffer is full, the Deferred waits; a peer too slow is closed."""
+        self.websocket.send_queue.pause()
+        held = self.websocket.send_together(["a"])
+        self.assertNoResult(held)
+        self.connection.full = True
+        self.websocket.send_together(["b"])
+        self.assertEqual(self.connection.closings, [TRY_AGAIN_LATER])
+        self.assertEqual(len(self.connection.sent), 1)
+
+    def test_after_end(self) -> None:
+        """After the end nothing is sent."""
+        self.websocket.conversation_ended()
+        self.successResultOf(self.websocket.send_together(["a"]))
+        self.assertEqual(self.connection.sent, [])
 
 
 class InboxTests(WebSocketTestCase):

@@ -98,6 +98,12 @@ class PublishingTests(BrokerTestCase):
         self.assertEqual([str(id) for id in ids], ["e0-0:1", "e0-1:1", "e0-0:2"])
         self.assertEqual(self.redis.asked, ["publish"])
 
+    def test_at_once(self) -> None:
+        """Nothing is published at once: Redis has to be asked."""
+        self.start()
+        self.assertIsNone(self.broker.publish_at_once(Draft("t", "a")))
+        self.assertEqual(self.redis.asked, [])
+
     def test_unavailable(self) -> None:
         """Without a session, publishing fails with the reason."""
         self.redis.trouble = RedisUnavailable("no route")
