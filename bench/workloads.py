@@ -12,6 +12,7 @@ from bench.pages import PAGES
 from bench.polls import POLLS
 from bench.publishing import PUBLISHING
 from bench.readings import Readings, scaled
+from bench.secure import SECURE
 from bench.server import Server
 from bench.workload import Measure, Workload
 
@@ -190,4 +191,4 @@ WEBSOCKETS: tuple[Workload, ...] = (
     ),
 )
 
-WORKLOADS: tuple[Workload, ...] = (*WEBSOCKETS, *PUBLISHING, *POLLS, *PAGES)
+WORKLOADS: tuple[Workload, ...] = (*WEBSOCKETS, *PUBLISHING, *POLLS, *PAGES, *SECURE)

@@ -28,6 +28,7 @@ from OpenSSL.SSL import (
 )
 from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.tcp import Connection as TcpConnection
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 # The most bytes in a record of TLS (RFC 8446 §5.1), and those that are dropped before a close.
@@ -51,7 +52,8 @@ class TlsSocket(Connection):
         # A FIN without a close_notify means the same to HTTP and WebSockets, whose messages know
         # their own ends (RFC 9112 §9.8), and an answer can still be sent.
         self.set_options(OP_IGNORE_UNEXPECTED_EOF)
-        self._plain = plain
+        #: The socket below.
+        self.plain = plain
         #: Whether data could not be written since the peer must go on with the handshake first.
         self.awaits_peer = False
         #: Whether reading must wait until TLS can write something of its own.
@@ -98,12 +100,12 @@ class TlsSocket(Connection):
             super().shutdown()
         if how == socket.SHUT_RDWR:
             self._drop_input()
-        self._plain.shutdown(how)
+        self.plain.shutdown(how)
 
     def _drop_input(self) -> None:
         """Read what has arrived: a close_notify, or what follows an error."""
         with suppress(OSError):
-            self._plain.recv(_DROPPED)
+            self.plain.recv(_DROPPED)
 
 
 @implementer(ISSLTransport)
@@ -113,7 +115,37 @@ class TlsTransport(TcpConnection):
     A mixin for the class of a port's transports.
     """
 
+    # Not typed: Twisted types it as a plain one.
     socket: Any
+
+    # Whether the client has closed its side, and whether ours is closed once all is sent.
+    _client_finished = False
+    _finishing = False
+
+    def getPeerCertificate(self) -> Any:
+        """Return the client's certificate, or None without one."""
+        return self.socket.get_peer_certificate()
+
+    def loseConnection(self) -> None:
+        """Close our side once all is sent, and the connection once the client has closed its own.
+
+        A client may send a close_notify at any moment. If it found the connection closed, it would
+        get a reset, which could destroy what it has not read.
+        """
+        if self._client_finished:
+            super().loseConnection()
+        elif self.connected and not self._finishing:
+            self._finishing = True
+            self.startReading()
+            self.loseWriteConnection()
+
+    def readConnectionLost(self, reason: Failure) -> None:
+        """Close, or have the protocol decide: the client has closed its side."""
+        self._client_finished = True
+        if self._finishing:
+            super().loseConnection()
+        else:
+            super().readConnectionLost(reason)
 
     def doRead(self) -> Any:
         """Read; then write what had to wait for the handshake."""

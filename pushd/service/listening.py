@@ -25,7 +25,7 @@ from pushd.protocols.proxy_protocol import ProxyProtocolFactory
 from pushd.protocols.twisted_internals import (
     encrypt_directly,
     pass_half_closes,
-    refuse_other_protocols,
+    prepare_tls,
 )
 from pushd.service.reactor import accept_directly
 from pushd.service.socket_file import SocketFile, unix_path
@@ -80,7 +80,7 @@ class PortService(Service):
         failures: list[Failure] = []
         try:
             endpoint = serverFromString(self._reactor, self._describe())
-            refuse_other_protocols(endpoint)
+            prepare_tls(endpoint)
             if self._socket_file is not None:
                 self._socket_file.claim()
         except (OSError, SocketInUse) as error:

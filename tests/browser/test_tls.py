@@ -8,7 +8,8 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.browser.conftest import TIMEOUT, assert_clean_exit
-from tests.live.attacked_daemon import make_tls_endpoint, url_of
+from tests.live.attacked_daemon import url_of
+from tests.support.certificate import make_tls_endpoint
 from tests.support.daemon_process import DaemonProcess
 
 

@@ -7,16 +7,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from pathlib import Path
 from statistics import median
 from time import monotonic, sleep
-
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from tests.live.latency_probe import Echo, LatencyProbe
 from tests.live.process_status import ProcessStatus
@@ -154,29 +147,3 @@ def run_daemon(*args: str, directory: Path = HERE) -> Iterator[DaemonProcess]:
     assert daemon.stop() == 0, log
     assert "Traceback" not in log, log
     assert "Unhandled" not in log, log
-
-
-def make_tls_endpoint(folder: Path) -> str:
-    """Make a key and a certificate for localhost, and an endpoint that uses them."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    address = x509.IPAddress(ip_address("127.0.0.1"))
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost"), address]), False)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    form = serialization.PrivateFormat.PKCS8
-    secret = key.private_bytes(pem, form, serialization.NoEncryption())
-    (folder / "key.pem").write_bytes(secret)
-    (folder / "certificate.pem").write_bytes(certificate.public_bytes(pem))
-    files = f"privateKey={folder}/key.pem:certKey={folder}/certificate.pem"
-    return f"ssl:0:{files}:interface=127.0.0.1"

@@ -17,9 +17,9 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from tests.live.attacked_daemon import make_tls_endpoint
 from tests.live.raw_client import RawClient, frame, trusting
 from tests.live.tls_tunnel import wrap_in_tls
+from tests.support.certificate import make_tls_endpoint
 from tests.support.daemon_process import DaemonProcess
 from tests.support.frame_heads import CLOSE, TEXT
 

@@ -14,9 +14,10 @@ from urllib.request import urlopen
 import pytest
 from OpenSSL.SSL import TLS_CLIENT_METHOD, Connection, Context, ZeroReturnError
 
-from tests.live.attacked_daemon import control_url_of, make_tls_endpoint, wait_until_idle
+from tests.live.attacked_daemon import control_url_of, wait_until_idle
 from tests.live.process_status import ProcessStatus
 from tests.live.raw_client import TIMEOUT, handshake, request
+from tests.support.certificate import make_tls_endpoint
 from tests.support.daemon_process import DaemonProcess
 
 EXAMPLE = Path(__file__).parents[2] / "examples/django"

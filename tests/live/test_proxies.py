@@ -19,9 +19,10 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 from websockets.typing import Origin
 
-from tests.live.attacked_daemon import make_tls_endpoint, url_of
+from tests.live.attacked_daemon import url_of
 from tests.live.raw_client import trusting
 from tests.live.tls_tunnel import wrap_in_tls
+from tests.support.certificate import make_tls_endpoint
 from tests.support.daemon_process import DaemonProcess
 from tests.support.proxies import ECHO_VIEWS, run_proxy
 

@@ -16,8 +16,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.live.attacked_daemon import control_url_of, make_tls_endpoint
+from tests.live.attacked_daemon import control_url_of
 from tests.live.raw_client import RawClient, frame
+from tests.support.certificate import make_tls_endpoint
 from tests.support.daemon_process import DaemonProcess
 from tests.support.frame_heads import CLOSE, PING, PONG, TEXT
 

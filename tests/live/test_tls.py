@@ -25,13 +25,13 @@ from tests.live.attacked_daemon import (
     MIB,
     assert_cut,
     assert_never_read,
-    make_tls_endpoint,
     measured,
     run_daemon,
     url_of,
 )
 from tests.live.raw_client import TIMEOUT, Frame, RawClient, frame, handshake, request, trusting
 from tests.live.tls_tunnel import wrap_in_tls
+from tests.support.certificate import make_tls_endpoint
 from tests.support.daemon_process import DaemonProcess
 from tests.support.frame_heads import BINARY, CLOSE, PING, TEXT, frame_head
 

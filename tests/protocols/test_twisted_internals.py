@@ -6,14 +6,15 @@ from socket import socketpair
 from types import SimpleNamespace
 from typing import Any
 
-from OpenSSL.SSL import Context
+from OpenSSL.SSL import OP_CIPHER_SERVER_PREFERENCE, OP_NO_TICKET, Context
 from OpenSSL.SSL import Error as TlsError
+from twisted.internet._sslverify import protosFromProtocol
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.error import ConnectionAborted, ConnectionDone
 from twisted.internet.interfaces import IHalfCloseableProtocol, IHandshakeListener
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.ssl import CertificateOptions
-from twisted.internet.tcp import Connection
+from twisted.internet.tcp import Connection, Port
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.logger import capturedLogs
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
@@ -28,15 +29,18 @@ from pushd.access.limits import Limits
 from pushd.protocols import twisted_internals
 from pushd.protocols.cork import Cork
 from pushd.protocols.fast_paths import FAST_PATHS, FastPaths
+from pushd.protocols.http.site import PushdSite
+from pushd.protocols.tls import TlsTransport
 from pushd.protocols.twisted_internals import (
     DONE,
     HTTPChannelAdapter,
     buffered,
     check_requirements,
+    encrypt_directly,
     lose,
     pass_half_closes,
+    prepare_tls,
     receive_rest,
-    refuse_other_protocols,
     sender,
     takes_direct_writes,
     unsent,
@@ -566,13 +570,76 @@ class HalfCloseTests(SynchronousTestCase):
         self.assertEqual([event["event"] for event in events], ["requirement_missing"])
 
 
+class DirectTlsTests(SynchronousTestCase):
+    """Ports with TLS whose connections encrypt at their sockets."""
+
+    def setUp(self) -> None:
+        """Allow fast paths."""
+        self.fast_paths = FastPaths()
+        self.patch(twisted_internals, "FAST_PATHS", self.fast_paths)
+        self.factory = TLSMemoryBIOFactory(
+            CertificateOptions(), False, PushdSite.__new__(PushdSite), MemoryReactorClock()
+        )
+        self.port: Any = Port(0, self.factory, reactor=MemoryReactorClock())
+
+    def test_port(self) -> None:
+        """The port makes transports with TLS of its own kind, and the site makes the protocols."""
+        encrypt_directly(self.port)
+        self.assertIsInstance(self.port.factory, PushdSite)
+        near, far = socketpair()
+        self.addCleanup(far.close)
+        protocol = Protocol()
+        transport = self.port.transport(
+            near, protocol, ("host", 1), self.port, 1, self.port.reactor
+        )
+        self.assertIsInstance(transport, TlsTransport)
+        self.assertIsInstance(transport, Port.transport)
+        # Twisted's callback for ALPN asks which protocols the site speaks.
+        asked = transport.socket.get_app_data()
+        self.assertEqual(protosFromProtocol(asked, ()), (b"http/1.1", b"http/1.0"))
+        asked.abortConnection()
+        transport.connectionLost(Failure(ConnectionDone()))
+
+    def test_off(self) -> None:
+        """With fast paths off, and if something is lacking, TLS is left to Twisted."""
+        self.fast_paths.enabled = False
+        encrypt_directly(self.port)
+        self.assertIs(self.port.factory, self.factory)
+        self.fast_paths.enabled = True
+        del self.factory._creatorCallable
+        with capturedLogs() as events:
+            encrypt_directly(self.port)
+        self.assertIs(self.port.factory, self.factory)
+        self.assertEqual([event["path"] for event in events], ["direct TLS"])
+
+    def test_others(self) -> None:
+        """Ports without TLS, and those behind the PROXY protocol, stay as they are."""
+        for factory in (Factory(), WrappingFactory(self.factory)):
+            port: Any = Port(0, factory, reactor=MemoryReactorClock())
+            encrypt_directly(port)
+            self.assertIs(port.factory, factory)
+        encrypt_directly(object())
+
+
+class ContextTests(SynchronousTestCase):
+    """The context of a port with TLS."""
+
+    def test_tickets(self) -> None:
+        """Clients may resume their sessions; Twisted's other options remain."""
+        options = CertificateOptions()
+        prepare_tls(SimpleNamespace(_sslContextFactory=options))
+        flags = options.getContext().set_options(0)
+        self.assertFalse(flags & OP_NO_TICKET)
+        self.assertTrue(flags & OP_CIPHER_SERVER_PREFERENCE)
+
+
 class AlpnTests(SynchronousTestCase):
     """What clients of a port with TLS get that offer other protocols only."""
 
     def test_alert(self) -> None:
         """If no protocol is selected, the callback raises, of which OpenSSL makes an alert."""
         options = CertificateOptions()
-        refuse_other_protocols(SimpleNamespace(_sslContextFactory=options))
+        prepare_tls(SimpleNamespace(_sslContextFactory=options))
         context = options.getContext()
         callbacks: list[Any] = []
         self.patch(Context, "set_alpn_select_callback", lambda _, one: callbacks.append(one))
@@ -584,6 +651,6 @@ class AlpnTests(SynchronousTestCase):
     def test_others(self) -> None:
         """Endpoints without TLS, and contexts of other kinds, are left alone."""
         other = SimpleNamespace(_contextFactory=None)
-        refuse_other_protocols(SimpleNamespace())
-        refuse_other_protocols(SimpleNamespace(_sslContextFactory=other))
+        prepare_tls(SimpleNamespace())
+        prepare_tls(SimpleNamespace(_sslContextFactory=other))
         self.assertIsNone(other._contextFactory)

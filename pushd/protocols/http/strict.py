@@ -16,7 +16,7 @@ from pushd.protocols.http.early import EarlyRequest, read_early
 from pushd.protocols.http.headers import RequestHeaders, has_token, path_in
 from pushd.protocols.http.request import peer_name
 from pushd.protocols.http.response import BUSY, Response, json_refusal, refusal
-from pushd.protocols.twisted_internals import HTTPChannelAdapter
+from pushd.protocols.twisted_internals import HTTPChannelAdapter, closes_halfway
 
 #: Headers of every response, unless a view sets others.
 SHARED_HEADERS = {
@@ -240,7 +240,7 @@ class StrictChannel(HTTPChannelAdapter):
         self.writeHeaders(b"HTTP/1.1", str(answer.status).encode(), phrase, headers)
         self.transport.write(body)
         self.await_close()
-        if self.read_ended or self.isSecure():  # Twisted's TLS cannot close one direction alone.
+        if self.read_ended or not closes_halfway(self.transport):
             super().loseConnection()
         else:
             self.transport.loseWriteConnection()

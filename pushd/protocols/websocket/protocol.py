@@ -64,7 +64,13 @@ from pushd.access.memory import Memory, Usage
 from pushd.access.progress import Progress
 from pushd.protocols.cork import Cork, Writable
 from pushd.protocols.fast_paths import FAST_PATHS, missing
-from pushd.protocols.twisted_internals import buffered, receive_rest, unsent, untaken
+from pushd.protocols.twisted_internals import (
+    buffered,
+    closes_halfway,
+    receive_rest,
+    unsent,
+    untaken,
+)
 from pushd.protocols.websocket.deflate import decompressor, negotiate
 from pushd.protocols.websocket.fragments import FragmentedMessage
 from pushd.protocols.websocket.frames import (
@@ -822,14 +828,12 @@ class PushProtocol(WebSocketServerProtocol):
         """Close our side of TCP; closing the other is up to the peer. What it sends is read on."""
         self._half_closed = True
         transport: Any = self.transport
-        # One that is wrapped may speak TLS, or be behind the PROXY protocol, or both.
-        if isinstance(transport, ProtocolWrapper) and ISSLTransport.providedBy(transport):
-            # Twisted's TLS cannot be closed halfway: it says goodbye, and reads on until the peer
-            # does, too.
+        if closes_halfway(transport):
+            transport.loseWriteConnection()
+        else:
+            # Twisted's TLS reads on until the peer says goodbye, too.
             transport.unregisterProducer()
             transport.loseConnection()
-        else:
-            transport.loseWriteConnection()
 
     # Memory
 
