@@ -47,11 +47,11 @@ BURST = 8
 # it takes now. They catch a careless loop, and leave the code free to be rearranged.
 MOST_CALLS = {
     # A connection, from its handshake to its end.
-    "connection": 690,
+    "connection": 500,
     # A message that is sent back.
-    "echo": 85,
+    "echo": 55,
     # A push of the demo, from its timer to the kernel and the next wait.
-    "push": 54,
+    "push": 50,
     # An answer to one more long poll, and the next poll, which waits again.
     "poll": 136,
     # A POST to a topic at the control port.

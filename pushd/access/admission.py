@@ -88,7 +88,8 @@ class Admission:
 
     def _take(self, address: str | None, *, connection: bool) -> Slot | None:
         key = None
-        if address is not None and not self._proxies.is_trusted(address):
+        proxies = self._proxies
+        if address is not None and (proxies.none_trusted or not proxies.is_trusted(address)):
             key = key_of(address)
         if key is not None and not self._addresses.take(key, self._limits.max_per_address):
             return None

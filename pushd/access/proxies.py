@@ -43,6 +43,8 @@ class Proxies:
 
     def __init__(self, networks: Iterable[str] = ()) -> None:
         self._networks = [_parse_network(network) for network in networks]
+        #: Whether no proxy is trusted, and every client is the one that has connected.
+        self.none_trusted = not self._networks
 
     def is_trusted(self, address: str | None) -> bool:
         """Whether a proxy at an address is trusted; None, a Unix socket, is if any proxy is."""

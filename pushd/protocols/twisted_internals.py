@@ -178,7 +178,7 @@ class DirectWriter:
     def _find_socket(self) -> Any:
         """Return the socket, or None while the transport has data that must go first."""
         transport = self.transport
-        if transport.connected and not unsent(transport):
+        if transport.connected and _is_empty(transport):
             self._socket = transport.socket
         return self._socket
 
@@ -189,7 +189,7 @@ def sender(transport: Any) -> Callable[[bytes], int] | None:
     It may be used until the connection ends or a ``DirectWriter`` notifies its listener. Until
     then nothing may be written to the transport in another way.
     """
-    if not takes_direct_writes(transport) or unsent(transport):
+    if not (takes_direct_writes(transport) and _is_empty(transport)):
         return None
     send: Callable[[bytes], int] = transport.socket.send
     return send
@@ -237,11 +237,16 @@ def lose(transport: Any) -> bool:
     Returns whether it is closed now. Twisted's ``loseConnection`` waits in any case until the
     reactor finds the socket writable.
     """
-    if takes_direct_writes(transport) and transport.connected and not unsent(transport):
+    if takes_direct_writes(transport) and transport.connected and _is_empty(transport):
         transport.connectionLost(DONE)
         return True
     transport.loseConnection()
     return False
+
+
+def _is_empty(transport: Any) -> bool:
+    """Whether nothing waits in the buffer of a transport that takes direct writes: see unsent."""
+    return not transport._tempDataLen and transport.offset == len(transport.dataBuffer)
 
 
 def takes_direct_writes(transport: Any) -> bool:
@@ -416,8 +421,11 @@ class HTTPChannelAdapter(HTTPChannel):
     def connectionMade(self) -> None:
         """Register with the transport, to be paused while its buffer is full."""
         transport: Any = self.transport
-        if isinstance(transport, Connection) and FAST_PATHS.allow(
-            "direct starts", _lacking_in_channels()
+        lacking = _lacking_in_channels()
+        if (
+            isinstance(transport, Connection)
+            and FAST_PATHS.enabled
+            and (not lacking or FAST_PATHS.allow("direct starts", lacking))
         ):
             self._networkProducer = transport
             transport.registerProducer(self, True)
@@ -452,6 +460,8 @@ class HTTPChannelAdapter(HTTPChannel):
 
         Required: after a handshake they are a WebSocket's first frames.
         """
+        if not self._dataBuffer:
+            return b""
         following = b"".join(self._dataBuffer)
         self._dataBuffer.clear()
         return following

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, KeysView
 from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import Generic, TypeVar
@@ -39,6 +39,8 @@ class TimeoutQueue(Generic[Key]):
         # In order of expiry. An OrderedDict finds its first key at once; a plain dict has to skip
         # all that were deleted before it.
         self._due: OrderedDict[Key, float] = OrderedDict()
+        #: The keys, which can be looked at without a function call.
+        self.keys: KeysView[Key] = self._due.keys()
         self._call: IDelayedCall | None = None
 
     def __contains__(self, key: object) -> bool:

@@ -61,13 +61,13 @@ def handshakes_of(view: View) -> Handshakes:
     return handshakes if isinstance(handshakes, Handshakes) else Handshakes.REFUSED
 
 
-def needs_token(view: View, *, has_keys: bool) -> bool:
-    """Whether a view requires a valid token, according to its decorators.
+def token_of(view: View) -> bool | None:
+    """Return whether a view requires a valid token, according to its decorators.
 
-    :param has_keys: whether ``--token-key`` is given.
+    True means always, False with ``--token-key`` only, and None never.
     """
     always = _decoration(view, "pushd_token")
-    return always is True or (always is False and has_keys)
+    return always if isinstance(always, bool) else None
 
 
 def _decoration(view: View, name: str) -> object:

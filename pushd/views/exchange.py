@@ -33,7 +33,7 @@ from pushd.protocols.websocket.socket import WebSocket
 from pushd.topics.attendance import Attendances, Participant
 from pushd.topics.hub import Hub
 from pushd.topics.publisher import Publisher
-from pushd.views.request import Request, View, name_of
+from pushd.views.request import Request, View, make_request, name_of
 from pushd.views.runner import ViewRun, ViewRunner, is_cancellation
 
 _log = Logger(namespace="pushd.views")
@@ -176,7 +176,7 @@ class HttpExchange(_Exchange):
 
         :param fields: of the view's request.
         """
-        self._start(Request(body=self._http.content.read(), **fields))
+        self._start(make_request(fields, body=self._http.content.read()))
 
     @property
     def _is_gone(self) -> bool:
@@ -223,7 +223,8 @@ class WebSocketExchange(_Exchange):
         :param fields: of the view's request.
         """
         self._identity = fields["identity"]
-        self._start(Request(websocket=self._websocket, subprotocols=self.subprotocols, **fields))
+        websocket, subprotocols = self._websocket, self.subprotocols
+        self._start(make_request(fields, websocket=websocket, subprotocols=subprotocols))
 
     def accept(self, websocket: WebSocket, subprotocol: str | None) -> PushProtocol:
         """Answer 101, and let the connection speak WebSocket from now on."""
@@ -231,7 +232,7 @@ class WebSocketExchange(_Exchange):
         http, self._http = self._http, None
         channel = http.channel
         # The slot of the connection, and that of the client if a proxy forwarded the request.
-        self._slots = [slot for slot in (channel.slot, http.slot) if slot]
+        self._slots = [channel.slot] if http.slot is None else [channel.slot, http.slot]
         # Free what is of no use any more, as the connection may stay for days.
         handshake = self._handshake
         del self._handshake

@@ -13,7 +13,7 @@ from pushd.access.tokens import Identity
 from pushd.errors import Denied, HandshakeRefused, RequestRefused
 from pushd.protocols.http.response import refusal, write_response
 from pushd.protocols.websocket.handshake import Handshake, lost_handshake, read_handshake
-from pushd.views.decorators import Handshakes, needs_token
+from pushd.views.decorators import Handshakes
 from pushd.views.exchange import HttpExchange, ViewDependencies, WebSocketExchange
 from pushd.views.request import fields_of, name_of
 from pushd.views.routes import Match
@@ -49,7 +49,7 @@ class ViewResource(Resource):
 
     def render(self, request: Any) -> int:
         """Start the view, or refuse a request that it does not take."""
-        view, _, handshakes = self._match
+        view, handshakes = self._match.view, self._match.handshakes
         try:
             self._identity = self._identity or self._identify(request)
             if request.wants_websocket:
@@ -72,8 +72,8 @@ class ViewResource(Resource):
     def _identify(self, request: Any) -> Identity | None:
         """Check the request's token. One that is not valid is ignored if the view needs none."""
         authorizer = self._dependencies.authorizer
-        has_keys = bool(authorizer.keys)
-        if needs_token(self._match.view, has_keys=has_keys):
+        has_keys, token = bool(authorizer.keys), self._match.token
+        if token or (token is False and has_keys):
             return authorizer.require(read_token(request))
         if not has_keys:
             return None

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from werkzeug.exceptions import NotFound
 from werkzeug.routing import Map, RequestRedirect, Rule
 
-from pushd.views.decorators import Handshakes, handshakes_of
+from pushd.views.decorators import Handshakes, handshakes_of, token_of
 from pushd.views.request import View
 
 # A variable part of a path: <room>, <int:number>.
@@ -28,6 +28,8 @@ class Match(NamedTuple):
     #: The values of the path's variable parts.
     parameters: Mapping[str, Any]
     handshakes: Handshakes
+    #: Whether the view requires a token: True for always, False with ``--token-key`` only.
+    token: bool | None = None
 
 
 class Routes(Mapping[str, View]):
@@ -112,7 +114,7 @@ class Routes(Mapping[str, View]):
         handshakes = handshakes_of(view)
         if self.accept_all and handshakes is Handshakes.REFUSED:
             handshakes = Handshakes.ACCEPTED
-        return Match(view, parameters, handshakes)
+        return Match(view, parameters, handshakes, token_of(view))
 
 
 def load_routes(text: str) -> Routes:

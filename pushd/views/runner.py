@@ -8,6 +8,7 @@ from contextlib import suppress
 from contextvars import ContextVar, copy_context
 from enum import Enum
 from functools import lru_cache
+from types import CoroutineType, FunctionType
 from typing import Any, Protocol, cast
 
 from twisted.internet.defer import AlreadyCalledError, CancelledError, Deferred, FirstError
@@ -270,23 +271,14 @@ class ViewRun:
         assert request is not None
         if self._websocket is not None:
             self._websocket.set_owner(self)
-        if not runs_on_reactor(self._view):
+        if not (_makes_coroutine(self._view) or runs_on_reactor(self._view)):
             self._start_in_thread(request)
             return
         self._state = _State.ON_REACTOR
         clock = self._runner.clock
-        began = clock.seconds()
-        try:
-            # What inlineCallbacks runs later inherits this context.
-            result = copy_context().run(self._call, request)
-        except BaseException:  # Any exception ends the view, and is reported.
-            result = Failure()
+        result = self._call(request)
         del request
-        # A Task measures each of its steps; of a Deferred's work this is all that can be measured.
-        seconds = clock.seconds() - began
-        if seconds > SLOW_STEP:
-            self._warn_blocked(seconds)
-        if inspect.iscoroutine(result):
+        if isinstance(result, CoroutineType):
             self._work = task = Task(result, clock, self._warn_blocked, self._finish)
             task.advance()
         elif isinstance(result, Deferred):
@@ -387,15 +379,15 @@ class ViewRun:
         :param retry: whether to look again in the next reactor iteration if the view is running.
         """
         websocket, awaited = self._websocket, self._awaited
-        if websocket is None or websocket.has_messages():
+        if websocket is None or (awaited is not None and websocket.will_notify(awaited)):
+            return
+        if websocket.has_messages():
             return
         if websocket.grace is not None and websocket.grace.has_told_end:
             return
         if awaited is None or self.is_calling:
             if retry:
                 self._runner.clock.callLater(0, self._cancel_schedules, retry=False)
-        elif websocket.will_notify(awaited):
-            return
         elif isinstance(awaited, CheapAwaitable):
             awaited.cancel()
         else:
@@ -416,7 +408,23 @@ class ViewRun:
         finished.addBoth(self._finish)
 
     def _call(self, request: Request) -> Any:
-        """Call the view; to be run in a context of its own."""
+        """Call the view on the reactor, and return its result, or the Failure that it raised."""
+        began: float | None = None
+        try:
+            if _makes_coroutine(self._view):
+                return self._view(request)
+            began = self._runner.clock.seconds()
+            # What inlineCallbacks runs later inherits this context.
+            return copy_context().run(self._call_in_context, request)
+        except BaseException:  # Any exception ends the view, and is reported.
+            return Failure()
+        finally:
+            # A Task measures each of its steps; of a Deferred's work this is all there is.
+            seconds = 0.0 if began is None else self._runner.clock.seconds() - began
+            if seconds > SLOW_STEP:
+                self._warn_blocked(seconds)
+
+    def _call_in_context(self, request: Request) -> Any:
         _current_run.set(self)
         return self._view(request)
 
@@ -445,7 +453,8 @@ class ViewRun:
 
     def _finish(self, result: Any) -> None:
         """Take what the view returned, or the Failure that it raised."""
-        self._runner.graces.stop(self)
+        if self in self._runner.graces.keys:
+            self._runner.graces.stop(self)
         self._state = _State.FINISHED
         done, self._done = self._done, None
         # They refer to this run.
@@ -487,6 +496,11 @@ def _runs_on_reactor(view: View) -> bool:
     returned = getattr(function, "__annotations__", {}).get("return", "")
     origin = getattr(returned, "__origin__", returned)
     return origin is Deferred or str(origin).split("[")[0].split(".")[-1] == "Deferred"
+
+
+def _makes_coroutine(view: View) -> bool:
+    """Whether calling a view runs nothing of it yet, and so needs no context of its own."""
+    return type(view) is FunctionType and bool(view.__code__.co_flags & inspect.CO_COROUTINE)
 
 
 def is_cancellation(failure: Failure) -> bool:

@@ -125,7 +125,7 @@ class OpeningTests(SynchronousTestCase):
         def fail(*_: object) -> None:
             raise ZeroDivisionError
 
-        for broken in ("makeConnection", "_negotiate", "take_over"):
+        for broken in ("_negotiate", "take_over"):
             daemon = Daemon({"/echo/": echo}, max_connections=1)
             failing = self.patch(PushProtocol, broken, fail)
             peer = Peer(daemon)

@@ -49,9 +49,9 @@ class MatchTests(SynchronousTestCase):
     def test_path(self) -> None:
         """A path without variable parts leads to its view."""
         routes = Routes({"/": plain, "/a/": both, "/a/b": only})
-        self.assertEqual(routes.match("/"), (plain, {}, Handshakes.REFUSED))
-        self.assertEqual(routes.match("/a/"), (both, {}, Handshakes.ACCEPTED))
-        self.assertEqual(routes.match("/a/b"), (only, {}, Handshakes.REQUIRED))
+        self.assertEqual(routes.match("/"), Match(plain, {}, Handshakes.REFUSED))
+        self.assertEqual(routes.match("/a/"), Match(both, {}, Handshakes.ACCEPTED))
+        self.assertEqual(routes.match("/a/b"), Match(only, {}, Handshakes.REQUIRED))
 
     def test_nowhere(self) -> None:
         """An unknown path has no match, and raises nothing."""
@@ -94,7 +94,9 @@ class MatchTests(SynchronousTestCase):
     def test_odd_path(self) -> None:
         """A literal path is found, however odd."""
         for path in ("/a//b/", "//a/", "/a|b", "/a b/", "/a%20b/", "/é/", "/a?b"):
-            self.assertEqual(Routes({path: plain}).match(path), (plain, {}, Handshakes.REFUSED))
+            self.assertEqual(
+                Routes({path: plain}).match(path), Match(plain, {}, Handshakes.REFUSED)
+            )
 
     def test_path_like_pattern(self) -> None:
         """A path that looks like a pattern is matched like any other."""
@@ -223,12 +225,12 @@ class AcceptAllTests(SynchronousTestCase):
     def test_not_by_itself(self) -> None:
         """Without accept_all a view needs a decorator."""
         self.assertFalse(Routes({}).accept_all)
-        self.assertEqual(Routes({"/": plain}).match("/"), (plain, {}, Handshakes.REFUSED))
+        self.assertEqual(Routes({"/": plain}).match("/"), Match(plain, {}, Handshakes.REFUSED))
 
     def test_view_untouched(self) -> None:
         """The view itself is not changed, as another map may use it without accept_all."""
         Routes({"/": plain}, accept_all=True).match("/")
-        self.assertEqual(Routes({"/": plain}).match("/"), (plain, {}, Handshakes.REFUSED))
+        self.assertEqual(Routes({"/": plain}).match("/"), Match(plain, {}, Handshakes.REFUSED))
 
     def test_carried_on(self) -> None:
         """Routes made from such Routes keep accept_all."""

@@ -86,6 +86,8 @@ class Channel(StrictChannel):
     _writing_paused = False
     # True within dataReceived.
     _receiving = False
+    # Whether twisted.web has been given anything to parse.
+    _left_to_twisted = False
     # Bytes of the body that had arrived when its time-out began.
     _arrived = 0
     # Bytes that a slow reader had not taken when its time-out began.
@@ -142,7 +144,8 @@ class Channel(StrictChannel):
         try:
             is_whole = self.connections.reads_whole and self._read_whole(data)
             if not is_whole:
-                if self in self.connections.idle:
+                self._left_to_twisted = True
+                if self in self.connections.idle.keys:
                     self.connections.idle.stop(self)
                     self.connections.reading.start(self)
                 memory.add(len(data))
@@ -309,8 +312,9 @@ class Channel(StrictChannel):
         self._flush_held()
         self.requests.clear()
         # The others are stopped by now, as the request has arrived.
-        self.connections.stalled.stop(self)
-        self.connections.half_closed.stop(self)
+        for timeouts in (self.connections.stalled, self.connections.half_closed):
+            if self in timeouts.keys:
+                timeouts.stop(self)
         self.connections.discard(self)
         transport, self.transport = self.transport, None
         transport.unregisterProducer()
@@ -513,7 +517,9 @@ class Channel(StrictChannel):
         This is what lineReceived, allHeadersReceived and allContentReceived do for others, in a
         quarter of the time.
         """
-        if self._line or self.paused or self.over_limit or not self.line_mode or self._unparsed():
+        if self._line or self.paused or self.over_limit or not self.line_mode:
+            return False
+        if self._left_to_twisted and self._unparsed():
             return False
         whole = read_whole(data)
         if whole is None:
@@ -523,13 +529,13 @@ class Channel(StrictChannel):
             return False
         if self.site.at_once is not None and self._answer_at_once(whole):
             return True
-        request: Any = self.requestFactory(self)
-        request.requestHeaders = headers
+        request: Any = self.requestFactory(self, headers=headers)
         if body:
             request.content = BytesIO(body)
         # Most heads do not have the word at all; checkPersistence decides if it is an option there.
-        if b"close" in b"".join(headers.values(b"Connection")).lower():
-            self.persistent = self.checkPersistence(request, b"HTTP/1.1")
+        for options in headers.values(b"Connection"):
+            if b"close" in options.lower():
+                self.persistent = self.checkPersistence(request, b"HTTP/1.1")
         if b"Cookie" in headers:
             request.parseCookies()
         self.connections.idle.stop(self)

@@ -92,7 +92,7 @@ class RequestHeaders(Headers):
     @classmethod
     def parse(cls, lines: bytes) -> RequestHeaders:
         """Parse the well-formed lines of a head, without the CRLF of the last one."""
-        headers = cls()
+        headers = cls.__new__(cls)
         headers._lines, headers._parsed = lines, _parse(lines)
         return headers
 
@@ -118,7 +118,9 @@ class RequestHeaders(Headers):
         return values[-1].decode("latin-1") if values else None
 
     def holds(self, byte: bytes) -> bool:
-        """Return whether a byte is in any of the values."""
+        """Return whether a byte is in any of the values, or else in none of the names."""
+        if self._lines is not None:
+            return byte in self._lines
         return byte in b"".join(chain.from_iterable(self.raw.values()))
 
     def has_host(self, version: bytes) -> bool:
@@ -126,7 +128,7 @@ class RequestHeaders(Headers):
 
         HTTP/1.0 did not need any.
         """
-        hosts = self.values(b"Host")
+        hosts = (self._parsed or self.raw).get(b"Host")
         if not hosts:
             return version == b"HTTP/1.0"
         return len(hosts) == 1 and _HOST.fullmatch(hosts[0]) is not None
@@ -208,7 +210,7 @@ def read_whole(data: bytes) -> WholeRequest | None:
     if lines.count(b"\n") >= _MAX_LINES:
         return None
     headers, body = RequestHeaders.parse(lines), data[head.end() :]
-    if not _UNUSUAL.isdisjoint(headers.raw):
+    if not _UNUSUAL.isdisjoint(headers._parsed or ()):
         return None
     lengths = headers.raw.get(b"Content-Length", ())
     if head[1] == b"GET":
@@ -226,7 +228,8 @@ def head_lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
 
 def asks_for_websocket(headers: RequestHeaders) -> bool:
     """Return whether a request is a WebSocket handshake (RFC 6455 §4.1, RFC 9110 §7.8)."""
-    return has_token(headers.values(b"Upgrade"), b"websocket")
+    values = headers.raw.get(b"Upgrade")
+    return values is not None and has_token(values, b"websocket")
 
 
 def split_list(values: Sequence[bytes]) -> list[bytes]:

@@ -81,12 +81,14 @@ class ChannelRequest(Request):
     # When its last byte arrived, in seconds of the daemon's clock.
     _since: float | None = None
 
-    def __init__(self, channel: Any, queued: object = 0) -> None:
+    def __init__(
+        self, channel: Any, queued: object = 0, headers: RequestHeaders | None = None
+    ) -> None:
         # Not that of twisted.web's request, which asks the kernel for our address each time.
         self.channel = channel
         self.transport = channel.transport
         self.client = channel.client
-        self.requestHeaders = RequestHeaders()
+        self.requestHeaders = RequestHeaders() if headers is None else headers
         self.responseHeaders = Headers()
         self.cookies = []
         self.received_cookies = {}
@@ -101,7 +103,7 @@ class ChannelRequest(Request):
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         """Answer a request that has been received as a whole; ``path`` is its target."""
-        authority, target = split_target(path)
+        authority, target = (None, path) if path[:1] == b"/" else split_target(path)
         if authority is not None and self.requestHeaders.has_host(version):
             # It counts in place of Host (RFC 9112 §3.2.2); an empty one is made an invalid Host.
             self.requestHeaders.setRawHeaders(b"Host", [authority or b"/"])
@@ -144,9 +146,14 @@ class ChannelRequest(Request):
         self.wants_websocket = self.clientproto != b"HTTP/1.0" and asks_for_websocket(
             self.requestHeaders
         )
+        if site.policy.proxies.none_trusted:
+            self.scheme = "https" if self.channel.isSecure() else "http"
+            self.peer = peer_name(self.client)
+            self._answer()
+            return
         address = getattr(self.client, "host", None)
         client = site.policy.proxies.client(address, self.requestHeaders)
-        self.scheme = client.scheme or ("https" if self.isSecure() else "http")
+        self.scheme = client.scheme or ("https" if self.channel.isSecure() else "http")
         if client.address == (address or "unix"):
             self.peer = peer_name(self.client)
         else:
@@ -266,10 +273,11 @@ class ChannelRequest(Request):
         write_failure(self)
 
 
-def peer_name(address: IAddress) -> str:
+def peer_name(address: Any) -> str:
     """Return an address for the log: ``127.0.0.1:80``, ``[::1]:80``, or ``unix``."""
-    host, port = getattr(address, "host", None), getattr(address, "port", None)
-    if host is None:
+    try:
+        host, port = address.host, address.port
+    except AttributeError:
         return "unix"
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 

@@ -172,10 +172,13 @@ def message(payload: bytes, *, binary: bool, window_bits: int = 0) -> bytes:
 
     :param window_bits: how far back deflate may look, as a power of two; 0 for no compression.
     """
-    head = BINARY if binary else TEXT
-    if window_bits and len(payload) >= _COMPRESS_FROM:
+    head, length = BINARY if binary else TEXT, len(payload)
+    if length < 126:
+        # As frame does, but most messages are as short.
+        return (head << 8 | length).to_bytes(2, "big") + payload
+    if window_bits and length >= _COMPRESS_FROM:
         compressed = _compress(payload, window_bits)
-        if len(compressed) < len(payload):
+        if len(compressed) < length:
             head, payload = head | _RSV1, compressed
     return frame(head, payload)
 

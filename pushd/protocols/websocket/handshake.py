@@ -49,18 +49,22 @@ def read_handshake(method: bytes, version: bytes, fields: RequestHeaders) -> Han
     if not has_token(values(b"Connection", ()), b"upgrade"):
         reason = "a WebSocket handshake must have Connection: Upgrade"
         raise HandshakeRefused(400, reason, "a proxy in between must set it, see docs/deploying.md")
-    if values(b"Transfer-Encoding") or any(
-        value != b"0" for value in values(b"Content-Length", ())
-    ):
+    lengths = values(b"Content-Length")
+    if values(b"Transfer-Encoding") or (lengths and any(length != b"0" for length in lengths)):
         raise HandshakeRefused(400, "a WebSocket handshake must not have a body")
-    if [value.strip() for value in values(b"Sec-Websocket-Version", ())] != [b"13"]:
+    versions = values(b"Sec-Websocket-Version", ())
+    if versions != [b"13"] and [value.strip() for value in versions] != [b"13"]:
         raise HandshakeRefused(426, "Sec-WebSocket-Version must be 13")
     if len(values(b"Origin", ())) > 1:
         raise HandshakeRefused(400, "a WebSocket handshake must have at most one Origin header")
+    subprotocols, extensions = (
+        values(b"Sec-Websocket-Protocol"),
+        values(b"Sec-Websocket-Extensions"),
+    )
     return Handshake(
-        key=_read_key(values(b"Sec-Websocket-Key", ())),
-        subprotocols=_read_subprotocols(values(b"Sec-Websocket-Protocol", ())),
-        extensions=_join(values(b"Sec-Websocket-Extensions", ())),
+        _read_key(values(b"Sec-Websocket-Key", ())),
+        _read_subprotocols(subprotocols) if subprotocols else (),
+        b",".join(extensions).decode("latin-1") if extensions else "",
     )
 
 
@@ -99,13 +103,7 @@ def _read_key(keys: Sequence[bytes]) -> str:
 
 
 def _read_subprotocols(values: Sequence[bytes]) -> tuple[str, ...]:
-    if not values:
-        return ()
     offered = [name.decode("latin-1") for name in split_list(values)]
     if len(set(offered)) != len(offered) or not all(map(_TOKEN.fullmatch, offered)):
         raise HandshakeRefused(400, "Sec-WebSocket-Protocol must be a list of different names")
     return tuple(offered)
-
-
-def _join(values: Sequence[bytes]) -> str:
-    return b",".join(values).decode("latin-1")

@@ -261,8 +261,12 @@ class PushProtocol(WebSocketServerProtocol):
             transport.wrappedProtocol = self
         else:
             transport.protocol = self
-        self.makeConnection(transport)
         factory = self.factory
+        if factory.fast:
+            # All that makeConnection does then.
+            self.connected, self.transport = 1, transport
+        else:
+            self.makeConnection(transport)
         self._writer = factory.cork.writer(transport, self._websocket)
         transport.registerProducer(self, True)
         self._bucket = factory.make_bucket()
@@ -275,16 +279,16 @@ class PushProtocol(WebSocketServerProtocol):
 
     def connectionMade(self) -> None:
         """Set the state to OPEN: the handshake has been answered."""
-        if not self.factory.fast:
-            super().connectionMade()
-            self.state = self.STATE_OPEN
+        super().connectionMade()
+        self.state = self.STATE_OPEN
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Stop all timers, and tell the WebSocket and the owner that the connection is gone."""
         self._read_rest()
         self.factory.open.discard(self)
         for queue in self.factory.timeouts:
-            queue.stop(self)
+            if self in queue.keys:
+                queue.stop(self)
         if self._waiting_pong is not None:
             self.factory.full.stop(self)
         if not self.factory.fast:
@@ -430,7 +434,8 @@ class PushProtocol(WebSocketServerProtocol):
     def resume_reading(self) -> None:
         """Deliver what has arrived already, then read on."""
         self._reading_paused = False
-        self._read()
+        if self._buffer:
+            self._read()
         if not self._reading_paused and self._continuation is None:
             self.transport.resumeProducing()
 
@@ -526,6 +531,9 @@ class PushProtocol(WebSocketServerProtocol):
         if self._continuation is not None:
             self._continuation.cancel()
             self._continuation = None
+        if not self._websocket.takes_rest:
+            self._buffer = b""
+            return
         # What is received below must not be read at once.
         self._reading, received = True, 0
         try:

@@ -433,6 +433,8 @@ class WebSocket:
     @coroutine
     def __anext__(self) -> Generator[Any, Any, str | bytes]:
         """Await the next message, as ``wait`` does, and without a Deferred if it has to come."""
+        if self._offer is not None:
+            self.accept()
         inbox = self._inbox
         message: str | bytes | None
         if self._state is _OPEN and inbox.waiter is None and not inbox.messages:
@@ -678,10 +680,10 @@ def _encode(data: str | bytes | bytearray | memoryview, binary: bool) -> bytes:
         if binary:
             raise TypeError("binary=True sends bytes, not str")
         return data.encode()
-    if isinstance(data, (bytearray, memoryview)):
+    if type(data) is not bytes:
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            raise TypeError(f"send takes str or bytes, not {type(data).__name__}")
         data = bytes(data)
-    elif not isinstance(data, bytes):
-        raise TypeError(f"send takes str or bytes, not {type(data).__name__}")
     if not binary:
         data.decode()  # A text frame holds UTF-8 (RFC 6455 §5.6); raises UnicodeDecodeError.
     return data

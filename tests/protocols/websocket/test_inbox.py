@@ -150,6 +150,26 @@ class WaitingTests(InboxTestCase):
         self.assertIsNone(self.inbox.waiter)
         self.assertEqual(self.take(1), ["b"])
 
+    def test_awaited(self) -> None:
+        """A task that awaits the inbox itself gets the same, or a CancelledError if cancelled."""
+        results: list[Any] = []
+        self.inbox.start(results.append)
+        self.assertIs(self.inbox.waiter, self.inbox)
+        self.put("a", "b")
+        self.assertIsNone(self.inbox.waiter)
+        self.assertEqual(self.take(1), ["b"])
+        self.inbox.start(results.append)
+        self.inbox.end()
+        self.inbox.start(results.append)
+        self.inbox.cancel()
+        self.inbox.cancel()
+        self.assertIsNone(self.inbox.waiter)
+        message, end, failure = results
+        self.assertEqual((message, end), ("a", None))
+        self.assertIsInstance(failure.value, CancelledError)
+        self.put("c")
+        self.assertEqual(self.take(1), ["c"])
+
     def test_end(self) -> None:
         """It gets None at the end; without a task that waits, the end changes nothing."""
         waiting = self.inbox.wait(5)

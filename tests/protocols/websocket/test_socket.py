@@ -405,6 +405,34 @@ class WaitTests(WebSocketTestCase):
         self.successResultOf(Deferred.fromCoroutine(listen()))
         self.assertEqual(len(received), 3)
 
+    def test_iteration_cancelled(self) -> None:
+        """Iteration that is cancelled loses no message, and can be taken up again."""
+
+        async def listen() -> str | bytes | None:
+            async for message in self.websocket:
+                return message
+            return None
+
+        listening = Deferred.fromCoroutine(listen())
+        self.receive()
+        listening.cancel()
+        self.failureResultOf(listening, CancelledError)
+        listening = Deferred.fromCoroutine(listen())
+        self.receive("a")
+        self.assertEqual(self.successResultOf(listening), "a")
+
+    def test_iteration_of_two(self) -> None:
+        """Only one task may iterate at a time."""
+
+        async def listen() -> None:
+            async for _ in self.websocket:
+                pass
+
+        listening = Deferred.fromCoroutine(listen())
+        self.failureResultOf(Deferred.fromCoroutine(listen()), RuntimeError)
+        self.websocket.conversation_ended()
+        self.successResultOf(listening)
+
 
 class CallsAfterEndTests(WebSocketTestCase):
     """A view that goes on calling after the end is ended: it would block the reactor."""
