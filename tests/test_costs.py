@@ -43,6 +43,9 @@ PACKAGE = str(Path(pushd.__file__).parent)
 SUBSCRIBERS = 50
 BURST = 8
 
+# The lines of a handshake behind its host.
+UPGRADE = handshake(without=["Host"]).decode().split("\r\n")[1:-2]
+
 # The most function calls that some work may take, those of the test included: an eighth more than
 # it takes now. They catch a careless loop, and leave the code free to be rearranged.
 MOST_CALLS = {
@@ -412,6 +415,59 @@ class EventTests(CostTestCase):
         self.listen(SUBSCRIBERS)
         one = self.events_of(lambda: self.publish(1))
         self.assertEqual(self.events_of(lambda: self.publish(BURST)), one)
+
+
+class ResumeTests(CostTestCase):
+    """Clients that come back together, and have all missed the same."""
+
+    def setUp(self) -> None:
+        """Publish what they missed."""
+        super().setUp()
+        open_stream(self.daemon, "/topics/t")
+        [connection] = self.daemon._service.connections
+        stream: Any = connection.closable
+        self.cork = stream._cork
+        self.publish(SUBSCRIBERS)
+
+    def resume(self, *lines: str) -> list[list[bytes]]:
+        """Let two resume in one iteration of the reactor; return the system calls of each."""
+        answer = self.daemon.request("GET", "/topics/t", control=True)
+        assert answer is not None
+        epoch = json.loads(answer.body)["id"].partition(":")[0]
+        head = "\r\n".join([f"GET /topics/t?after={epoch}:0 HTTP/1.1", "Host: localhost", *lines])
+        servers = [SocketConnection(self.daemon) for _ in range(2)]
+        with self.cork:
+            for server in servers:
+                server.receive(f"{head}\r\n\r\n".encode())
+        return [server.fake_socket.given for server in servers]
+
+    def test_stream(self) -> None:
+        """The head of an event stream, its first event and all that was missed are one write."""
+        for [written] in self.resume("Accept: text/event-stream"):
+            self.assertTrue(written.startswith(b"HTTP/1.1 200 "))
+            self.assertIn(b"event: subscribed\n", written)
+            self.assertEqual(written.count(b"number "), SUBSCRIBERS)
+        self.assert_no_writers()
+
+    def test_websocket(self) -> None:
+        """The 101, the first message and all that was missed are one write."""
+        for [written] in self.resume(*UPGRADE, "Sec-WebSocket-Protocol: pushd.v1"):
+            self.assertTrue(written.startswith(b"HTTP/1.1 101 "))
+            self.assertIn(b'{"subscribed":"t",', written)
+            self.assertEqual(written.count(b"number "), SUBSCRIBERS)
+        self.assert_no_writers()
+
+    def test_rendered_once(self) -> None:
+        """What they missed is read and rendered once for all that take the same form."""
+        made: list[bytes] = []
+
+        def count(payload: bytes, *, binary: bool, window_bits: int = 0) -> bytes:
+            made.append(payload)
+            return frames.message(payload, binary=binary, window_bits=window_bits)
+
+        self.patch(subscriber, "message", count)
+        self.resume(*UPGRADE)
+        self.assertEqual(len(made), SUBSCRIBERS)
 
 
 class EchoTests(CostTestCase):

@@ -55,9 +55,9 @@ class EventStream:
     is one event; ``event_for`` says how it is written. For a client that asks for heartbeats, one
     precedes all, and the others come in place of comments.
 
-    What follows the head is written directly to the socket while nothing waits before it, and a
-    stream can be in a fan-out group. So the chunks of HTTP/1.1 are part of what is rendered once
-    for all streams; twisted.web would make them for each.
+    It is written directly to the socket while nothing waits before it, and can be in a fan-out
+    group. So the chunks of HTTP/1.1 are part of what is rendered once for all streams; twisted.web
+    would make them for each.
 
     :param keep_alives: the time-outs of streams with the same interval.
     :param cork: through which all connections write.
@@ -90,7 +90,8 @@ class EventStream:
         self._heartbeat = b"" if heartbeat is None else heartbeat_event(heartbeat)
         self._topic = ""
         # How some events are framed: HTTP/1.0 has no chunks.
-        self._frame = chunk if request.clientproto == b"HTTP/1.1" else bytes
+        self._is_chunked = request.clientproto == b"HTTP/1.1"
+        self._frame = chunk if self._is_chunked else bytes
         self._form = _framed(_FORMS[envelope, format_json], self._frame)
         self._subscription: Subscription | None = None
         self._watch: Watch | None = None
@@ -119,10 +120,18 @@ class EventStream:
 
     def _begin(self) -> None:
         """Send the head."""
+        request = self._request
         for name, value in STREAM_HEADERS.items():
-            self._request.setHeader(name, value)
-        self._request.registerProducer(self, True)
-        self._request.write(b"")
+            request.setHeader(name, value)
+        if self._is_chunked:
+            request.setHeader("transfer-encoding", "chunked")
+        # As twisted.web's ``write`` does, for its ``finish``.
+        request.startedWriting, request.chunked = 1, int(self._is_chunked)
+        request.registerProducer(self, True)
+        head = request.channel.make_head(
+            request.clientproto, b"200", b"OK", request.responseHeaders
+        )
+        self._writer.write(head)
         self._keep_alives.start(self)
 
     def tell_presence(self, presence: Presence, topic: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -22,10 +23,15 @@ class Turns:
     iteration of the reactor, ``is_free`` is true and nothing has to wait. From then on work waits
     for a later iteration: keys have turns one after the other, however much waits for one of them,
     and so an address with a hundred connections does not delay another address by a hundred turns.
+
+    :param batch: entered while turns are served.
     """
 
-    def __init__(self, clock: IReactorTime) -> None:
+    def __init__(
+        self, clock: IReactorTime, batch: AbstractContextManager[object] | None = None
+    ) -> None:
         self._clock = clock
+        self._batch = nullcontext() if batch is None else batch
         # The turns of each key; the key that was served last is at the end.
         self._waiting: OrderedDict[Hashable, deque[Turn]] = OrderedDict()
         self._spent = 0.0
@@ -91,7 +97,8 @@ class Turns:
                 turn = turns.popleft()
                 if turns:
                     self._waiting[key] = turns
-                turn.call()
+                with self._batch:
+                    turn.call()
         finally:
             self._serving = False
             if self._waiting or self._spent >= PORTION:

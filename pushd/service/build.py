@@ -200,6 +200,7 @@ def _build_state(inputs: _BuildInputs) -> DaemonState:
         runtime.cork.flush,
         lambda: memory.exceeded,
         rules,
+        runtime.cork,
     )
     broker.start(hub.deliver, hub.end_at_gap, hub.room)
     inputs.counters.register(TopicCollector(hub.counters, broker))

@@ -36,8 +36,11 @@ _RELIED_ON = ("_poller", "_selectables", "_doReadOrWrite", "_disconnectSelectabl
 _PORT_NAMES = ("_buildAddr", "_realPortNumber", "numberAccepts", "sessionno")
 _SOCKET_NAMES = ("_accept",)
 
-# A port that accepted as many connections as it may in one poll may accept this many more.
+# A port that accepted as many connections as it may in one poll may accept this many more; and the
+# most. Each of a crowd brings a request at once, and what has been open for long must not wait for
+# all of them: the others wait in the kernel's queue.
 _MORE_ACCEPTS = 20
+_MOST_ACCEPTS = 40
 
 # Seconds by which a monotonic clock and the time of day differ at least, as they count from
 # different moments.
@@ -133,7 +136,7 @@ def accept_directly(port: Any) -> None:
                 _open(port, descriptor, client)
             except BaseException:  # As above.
                 log.err()
-        port.numberAccepts += _MORE_ACCEPTS
+        port.numberAccepts = min(port.numberAccepts + _MORE_ACCEPTS, _MOST_ACCEPTS)
 
     port.transport, port.doRead = _DirectServer, accept
 

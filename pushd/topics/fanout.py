@@ -35,7 +35,7 @@ class Batch:
     :param publications: one or more of the same epoch, with consecutive offsets.
     """
 
-    __slots__ = ("_rendered", "count", "epoch", "first", "last", "publications", "topic")
+    __slots__ = ("_rendered", "_size", "count", "epoch", "first", "last", "publications", "topic")
 
     def __init__(self, publications: Sequence[Publication]) -> None:
         self.publications = publications
@@ -47,6 +47,8 @@ class Batch:
         #: The offset of the first publication.
         self.first = publications[0].id.offset
         self._rendered: dict[Form, bytes] = {}
+        # The bytes of the publications, once they have been asked for.
+        self._size = 0
 
     def __iter__(self) -> Iterator[Publication]:
         return iter(self.publications)
@@ -61,8 +63,9 @@ class Batch:
     @property
     def memory(self) -> int:
         """How many bytes it takes, as published and as rendered."""
-        published = sum(size_of(publication.data) for publication in self.publications)
-        return published + sum(map(len, self._rendered.values()))
+        if not self._size:
+            self._size = sum(size_of(publication.data) for publication in self.publications)
+        return self._size + sum(map(len, self._rendered.values()))
 
     def follows(self, id: Id) -> bool:
         """Return whether the first publication comes directly after an id."""
@@ -75,44 +78,51 @@ class Batch:
 
 
 # Bytes of batches that a ``BatchCache`` keeps, for how many seconds after its last use, and from
-# which size of a publication on: shorter ones are rendered in no time.
+# which size on: what is shorter is rendered in no time.
 _CACHE_SIZE = 24 << 20
 _CACHE_TTL = 5.0
-_CACHED_FROM = 4096
+_CACHED_FROM = 512
 
 
-# What tells one batch of a cache from another.
-_Key = tuple[str, Id, int]
+# How many bytes of them are delivered at a time: what a connection takes until it has no room.
+_PIECE_SIZE = 1 << 16
+
+
+# What tells some publications of a cache from others.
+_Key = tuple[str, Id, int, int]
+
+_Batches = tuple[Batch, ...]
 
 
 class BatchCache:
-    """Batches of one publication, kept while subscribers that resume need them.
+    """Publications that were read in the history, kept while subscribers that resume need them.
 
-    What they all need is rendered and compressed once: to compress 100 KiB takes 4 ms.
+    What they all need is rendered and compressed once: to compress 100 KiB takes 4 ms. After a
+    connection of thousands is lost, they all come back with the same id.
     """
 
     def __init__(self, clock: IReactorTime) -> None:
         # The batches, the last used at the end, with the bytes that were counted for each.
-        self._batches: OrderedDict[_Key, tuple[Batch, int]] = OrderedDict()
+        self._batches: OrderedDict[_Key, tuple[_Batches, int]] = OrderedDict()
         self._timeout: TimeoutQueue[str] = TimeoutQueue(
             clock, timeout=_CACHE_TTL, expired=lambda _: self.clear()
         )
         #: Bytes of all batches, as published and as rendered.
         self.bytes = 0
 
-    def get(self, publication: Publication) -> Batch:
-        """Return the batch of a publication."""
-        kept = self._batches.get(_key(publication))
-        return Batch((publication,)) if kept is None else kept[0]
+    def get(self, publications: Sequence[Publication]) -> _Batches:
+        """Return the batches of some publications, each of ``_PIECE_SIZE`` bytes or of only one."""
+        kept = self._batches.get(_key(publications))
+        return tuple(_batches_of(publications)) if kept is None else kept[0]
 
-    def keep(self, batch: Batch) -> None:
-        """Keep a batch of one publication that was used just now."""
-        key = _key(batch.publications[0])
+    def keep(self, publications: Sequence[Publication], batches: _Batches) -> None:
+        """Keep the batches of some publications that were used just now."""
+        key = _key(publications)
         self._forget(key)
-        size = batch.memory
+        size = sum(batch.memory for batch in batches)
         if _CACHED_FROM <= size <= _CACHE_SIZE:
             self._timeout.start("")
-            self._batches[key] = batch, size
+            self._batches[key] = batches, size
             self.bytes += size
         while self.bytes > _CACHE_SIZE:
             self._forget(next(iter(self._batches)))
@@ -129,8 +139,20 @@ class BatchCache:
             self.bytes -= kept[1]
 
 
-def _key(publication: Publication) -> _Key:
-    return publication.topic, publication.id, publication.conflated
+def _batches_of(publications: Sequence[Publication]) -> Iterator[Batch]:
+    start = size = 0
+    for place, publication in enumerate(publications):
+        one = size_of(publication.data)
+        if size + one > _PIECE_SIZE and place > start:
+            yield Batch(publications[start:place])
+            start, size = place, 0
+        size += one
+    yield Batch(publications[start:])
+
+
+def _key(publications: Sequence[Publication]) -> _Key:
+    first = publications[0]
+    return first.topic, first.id, first.conflated, len(publications)
 
 
 class DirectWrite:

@@ -54,7 +54,7 @@ class Retention:
 class Topic:
     """The history of one topic."""
 
-    __slots__ = ("epoch", "floor", "held", "kept", "name", "offset", "sequence")
+    __slots__ = ("epoch", "floor", "held", "kept", "name", "offset", "replayed", "sequence")
 
     def __init__(self, name: str, epoch: str, floor: int) -> None:
         self.name = name
@@ -67,6 +67,8 @@ class Topic:
         self.held = False
         #: The last publications by offset, without a gap.
         self.kept: dict[int, Publication] = {}
+        #: What was read last, with its limit, until there is more to read, or less.
+        self.replayed: tuple[Replay, int] | None = None
 
     @property
     def last(self) -> Id:
@@ -138,6 +140,7 @@ class History:
             while topic.kept:
                 self._drop(topic.oldest)  # Kept by a rule that has changed.
         topic.offset += 1
+        topic.replayed = None
         self.sequence = topic.sequence = sequence = self.sequence + 1
         id = Id(topic.epoch, topic.offset)
         publication = Publication(topic.name, data, id, event, is_json, sequence)
@@ -164,13 +167,20 @@ class History:
             return _begin(topic, rule)
         if not 0 <= topic.offset - after.offset <= len(topic.kept):
             return _begin(topic, rule)
+        if topic.replayed is not None:
+            replay, its_limit = topic.replayed
+            if its_limit == limit and replay.id == after:
+                return replay  # Those whose connections end together come back for the same.
         chosen: list[Publication] = []
+        left = limit
         for offset in range(after.offset + 1, topic.offset + 1):
-            if chosen and limit <= 0:
+            if chosen and left <= 0:
                 break
             chosen.append(topic.kept[offset])
-            limit -= _size(chosen[-1])
-        return Replay(after, True, tuple(chosen), last)
+            left -= _size(chosen[-1])
+        replay = Replay(after, True, tuple(chosen), last)
+        topic.replayed = replay, limit
+        return replay
 
     def locate(self, name: str, sequence: int) -> Id | None:
         """Return the id of a topic's last publication up to a sequence; None if it is not known.
@@ -323,6 +333,7 @@ class History:
         topic = self._topics[publication.topic]
         self.bytes -= self._pop_size(publication)
         del topic.kept[publication.id.offset]
+        topic.replayed = None
         topic.floor = publication.sequence
         self._forget(topic)
 

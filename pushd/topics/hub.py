@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from itertools import chain
 
 from twisted.internet.defer import Deferred, succeed
@@ -82,6 +83,7 @@ class Hub:
     :param uncork: writes to the sockets what has been corked so far.
     :param is_overloaded: whether subscribers must not be given more in this iteration.
     :param rules: which topics are ``latest``.
+    :param batch: entered while subscriptions read the history in turn.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class Hub:
         uncork: Callable[[], object] = lambda: None,
         is_overloaded: Callable[[], bool] = lambda: False,
         rules: Rules | None = None,
+        batch: AbstractContextManager[object] | None = None,
     ) -> None:
         self._source = source
         self._clock = clock
@@ -102,7 +105,7 @@ class Hub:
         #: Times from the receipt of a publication until it is written to the last subscriber's
         #: socket, in seconds. Publications that are delivered together count from the first.
         self.delays = Histogram()
-        self._shared = SubscriptionDependencies(source, clock, self.counters, self._forget)
+        self._shared = SubscriptionDependencies(source, clock, self.counters, self._forget, batch)
         self._topics: dict[str, SubscriberList] = {}
         # Publications to be delivered; the last run of each topic; and the bytes of them all.
         self._pending: list[_Run] = []

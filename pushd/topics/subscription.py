@@ -29,7 +29,8 @@ only.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from enum import Enum
 from typing import Protocol
@@ -319,13 +320,21 @@ class Subscription:
             # The next publication was dropped from the history before it was read.
             self._cut_off()
             return True
-        for publication in replay.publications:
-            if self._has_ended() or not self.subscriber.has_room():
-                return True
-            batch = self._shared.batches.get(publication)
-            self._pass_on(batch)
-            self._shared.batches.keep(batch)
+        if replay.publications and not self._pass_on_all(replay.publications):
+            return True
         return self._has_ended() or self._has_caught_up(replay.last)
+
+    def _pass_on_all(self, publications: Sequence[Publication]) -> bool:
+        """Deliver publications as long as there is room. Returns whether there was for all."""
+        batches = self._shared.batches.get(publications)
+        for batch in batches:
+            if self._has_ended() or not self.subscriber.has_room():
+                break
+            self._pass_on(batch)
+        else:
+            self._shared.batches.keep(publications, batches)
+            return True
+        return False
 
     def _has_ended(self) -> bool:
         return self._state is _State.ENDED
@@ -535,9 +544,7 @@ class LatestSubscription(Subscription):
     def _pass_on_newest(self, newest: Publication, position: Id) -> None:
         """Deliver a publication, with the number of those that are left out before it."""
         conflated = newest.id.offset - position.offset - 1
-        batch = self._shared.batches.get(replace(newest, conflated=conflated))
-        self._pass_on(batch)
-        self._shared.batches.keep(batch)
+        self._pass_on_all((replace(newest, conflated=conflated),))
 
     def _keep(self, publication: Publication) -> None:
         """Keep a publication until there is room, unless a newer one is kept."""
@@ -551,6 +558,7 @@ class SubscriptionDependencies:
 
     :param source: where the history is read.
     :param forget: called with each subscription that has ended.
+    :param batch: entered while one of them reads the history, after it had to wait for that.
     """
 
     def __init__(
@@ -559,13 +567,14 @@ class SubscriptionDependencies:
         clock: IReactorTime,
         counters: SubscriberCounters,
         forget: Callable[[Subscription], None],
+        batch: AbstractContextManager[object] | None = None,
     ) -> None:
         self.source = source
         self.clock = clock
         self.counters = counters
         self.forget = forget
         #: Whose turn it is to read the history, once that takes much time.
-        self.turns = Turns(clock)
+        self.turns = Turns(clock, batch)
         #: What was read of the history and may be needed again at once.
         self.batches = BatchCache(clock)
         #: Subscriptions whose subscriber does not keep up.

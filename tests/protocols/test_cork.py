@@ -140,11 +140,30 @@ class CorkTests(SynchronousTestCase):
     def test_many(self) -> None:
         """At most 31 writes are held: the 32nd lets all of them out."""
         with self.cork:
-            for number in range(31):
-                self.one.write(b"%d" % number)
+            for _ in range(31 // 2):
+                self.one.write(b"a")
+                self.two.write(b"b")
+            self.one.write(b"a")
             self.assertEqual(self.calls, [])
             self.two.write(b"last")
             self.assertEqual(len(self.calls), 32)
+
+    def test_in_a_row(self) -> None:
+        """What one connection writes in a row is one write, unless it is long or was the last."""
+        with self.cork:
+            self.one.write(b"a")
+            self.one.write(b"b")
+            self.two.write(b"c")
+            self.one.write(b"x" * 5000)
+        self.assertEqual([len(data) for _, data, _ in self.calls], [2, 1, 5000])
+        self.calls.clear()
+        with self.cork:
+            self.one.write(b"a")
+            self.one.write(b"x" * 20_000)
+            self.one.write(b"b")
+            self.cork.lose(self.one.transport)
+            self.one.write(b"too late")
+        self.assertEqual([len(data) for _, data, _ in self.calls[:3]], [1, 20_000, 1])
 
     def test_much(self) -> None:
         """A write of more than 4096 bytes is not held, and lets out what was written before it."""
@@ -161,7 +180,7 @@ class CorkTests(SynchronousTestCase):
             self.one.write(b"bye")
             self.cork.lose(self.one.transport)
             self.assertEqual(self.one.lost, [])
-            self.two.write(b"bye")
+            self.two.write(b"good")
             self.two.write(b"bye")
             self.cork.lose(self.one.transport)  # The second time, which has no effect.
             self.cork.lose(self.two.transport)
@@ -169,8 +188,7 @@ class CorkTests(SynchronousTestCase):
             self.calls,
             [
                 ("one", b"bye", _MORE),
-                ("two", b"bye", 0),
-                ("two", b"bye", _MORE),
+                ("two", b"goodbye", _MORE),
                 ("one", _END, 0),
                 ("two", _END, 0),
             ],

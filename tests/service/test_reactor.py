@@ -422,6 +422,13 @@ class AcceptTests(FastPathTestCase):
         self.port.doRead()
         self.assertEqual(self.port.numberAccepts, 1)
 
+    def test_most(self) -> None:
+        """There is a bound: the first of a crowd are served before the others are accepted."""
+        self.port.numberAccepts = 39
+        self.connect(40)
+        self.port.doRead()
+        self.assertEqual((len(self.transports), self.port.numberAccepts), (39, 40))
+
     def test_refused(self) -> None:
         """A connection without a protocol is closed."""
         self.factory.make = lambda: None

@@ -8,6 +8,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from pushd.topics import fanout
 from pushd.topics.cursor import UNKNOWN, Cursor
 from pushd.topics.fanout import Batch, DirectWrite
 from pushd.topics.history import History, Retention
@@ -156,7 +157,8 @@ class HubTestCase(SynchronousTestCase):
     rules: tuple[Rule, ...] = ()
 
     def setUp(self) -> None:
-        """Make a hub without subscribers."""
+        """Make a hub without subscribers, which passes on publications one by one."""
+        self.patch(fanout, "_PIECE_SIZE", 0)
         self.source = RecordingSource()
         self.hub = Hub(self.source, self.source.clock, rules=Rules(self.rules))
 

@@ -30,39 +30,57 @@ class BatchCacheTests(SynchronousTestCase):
         self.clock = Clock()
         self.cache = BatchCache(self.clock)
 
-    def use(self, publication: Publication) -> Batch:
-        """Get the batch of a publication, render and keep it."""
-        batch = self.cache.get(publication)
-        batch.render(plain)
-        self.cache.keep(batch)
-        return batch
+    def use(self, *read: Publication) -> tuple[Batch, ...]:
+        """Get the batches of some publications, render and keep them."""
+        batches = self.cache.get(read)
+        for batch in batches:
+            batch.render(plain)
+        self.cache.keep(read, batches)
+        return batches
 
     def test_shared(self) -> None:
-        """A publication that is read again has the same batch, under another topic it has not."""
+        """What is read again has the same batches, under another topic it has not."""
         one, again = publications(5, b"x" * 5000) + publications(5, b"x" * 5000)
-        batch = self.use(one)
-        self.assertIs(self.use(again), batch)
-        self.assertIsNot(self.cache.get(Publication("u", one.data, one.id)), batch)
+        [batch] = self.use(one)
+        self.assertIs(self.use(again)[0], batch)
+        self.assertIsNot(self.cache.get([Publication("u", one.data, one.id)])[0], batch)
         self.assertEqual(self.cache.bytes, batch.memory)
         self.assertGreater(batch.memory, 10_000)
 
+    def test_several(self) -> None:
+        """Publications that are read together are one batch; fewer of them are another."""
+        many = publications(5, *[b"x" * 100] * 50)
+        [batch] = self.use(*many)
+        self.assertEqual((batch.count, batch.first, batch.last), (50, 5, Id("e", 54)))
+        self.assertIs(self.use(*many)[0], batch)
+        self.assertEqual([one.count for one in self.use(*many[1:])], [49])
+        self.assertEqual([one.count for one in self.use(*many[:-1])], [49])
+
+    def test_pieces(self) -> None:
+        """A batch has 64 KiB at most, or a single publication."""
+        sizes = [30_000, 30_000, 30_000, 100_000, 1, 1]
+        batches = self.use(*publications(5, *map(bytes, sizes)))
+        self.assertEqual([one.count for one in batches], [2, 1, 1, 2])
+        self.assertEqual([one.first for one in batches], [5, 7, 8, 9])
+        self.assertEqual(self.cache.bytes, sum(one.memory for one in batches))
+
     def test_short(self) -> None:
-        """Short publications are not kept."""
-        self.use(publications(5, b"x" * 1000)[0])
+        """What is short is not kept."""
+        self.use(publications(5, b"x" * 200)[0])
         self.assertEqual((self.cache.bytes, self.clock.getDelayedCalls()), (0, []))
 
     def test_limit(self) -> None:
         """The batches used longest ago make room for others; one beyond the limit is not kept."""
         many = publications(1, *[bytes(1 << 20)] * 20)
-        batches = [self.use(one) for one in many[:10]]
-        self.assertIs(self.use(many[0]), batches[0])
+        batches = [self.use(one)[0] for one in many[:10]]
+        self.assertIs(self.use(many[0])[0], batches[0])
         for one in many[10:]:
             self.use(one)
         self.assertLessEqual(self.cache.bytes, 24 << 20)
-        self.assertIs(self.cache.get(many[0]), batches[0])
-        self.assertIsNot(self.cache.get(many[1]), batches[1])
+        self.assertIs(self.cache.get(many[:1])[0], batches[0])
+        self.assertIsNot(self.cache.get(many[1:2])[0], batches[1])
         self.use(Publication("t", bytes(13 << 20), Id("e", 99)))
-        self.assertIs(self.cache.get(many[0]), batches[0])
+        self.assertIs(self.cache.get(many[:1])[0], batches[0])
 
     def test_expires(self) -> None:
         """Nothing is kept five seconds after the last use."""

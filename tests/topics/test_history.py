@@ -121,6 +121,24 @@ class ReplayTests(HistoryTestCase):
             self.assertEqual(self.replay("t", f"e1:{after}", 1), [str(after)])
             self.assertEqual(kept.asked, 1)
 
+    def test_again(self) -> None:
+        """What is read again is looked up once, until there is more to read, or less."""
+        self.keep(size=3)
+        for data in "abc":
+            self.history.add("t", data)
+        kept = self.history._topics["t"].kept = _Counting(self.history._topics["t"].kept)
+        for _ in range(2):
+            self.assertEqual(self.replay("t", "e1:1"), ["b", "c"])
+        self.assertEqual(kept.asked, 2)
+        self.assertEqual(self.replay("t", "e1:2"), ["c"])
+        self.assertEqual(self.replay("t", "e1:1", 1), ["b"])
+        self.assertEqual(self.replay("t", "e1:1"), ["b", "c"])
+        self.history.add("t", "d")
+        self.assertEqual(self.replay("t", "e1:1"), ["b", "c", "d"])
+        self.history.trim(1)
+        self.assertIsNone(self.replay("t", "e1:1"))
+        self.assertEqual(self.replay("t", "e1:2"), ["c", "d"])
+
 
 class _Counting(dict[int, Any]):
     """A dict that counts lookups, and cannot be iterated over."""

@@ -7,6 +7,7 @@ from twisted.internet.defer import Deferred
 from pushd.access.progress import PERIOD
 from pushd.errors import Unavailable
 from pushd.schedule.turns import PORTION
+from pushd.topics import fanout
 from pushd.topics.fanout import Batch
 from pushd.topics.publication import Id, Publication, Replay
 from pushd.topics.subscribers import SubscriberList
@@ -96,6 +97,19 @@ class SubscriptionTests(HubTestCase):
         for subscription in list(self.hub._topics["t"]):
             subscription.cancel()
         self.assertEqual(self.hub._shared.batches.bytes, 0)
+
+    def test_shared(self) -> None:
+        """What many read together is one batch, rendered once for all of them."""
+        self.patch(fanout, "_PIECE_SIZE", 1 << 16)
+        for _ in range(20):
+            self.publish("x" * 50)
+        batches: list[Batch] = []
+        for _ in range(2):
+            subscriber = RecordingSubscriber()
+            self.patch(subscriber, "deliver", batches.append)
+            self.subscribe(subscriber, "e1:0", "t")
+        self.assertEqual([batch.count for batch in batches], [20, 20])
+        self.assertIs(batches[0], batches[1])
 
     def test_no_room_at_all(self) -> None:
         """Without room, a subscriber that resumes gets nothing until it has some."""

@@ -175,7 +175,11 @@ class StrictChannel(HTTPChannelAdapter):
         self.refuse(400, "the request is malformed")
 
     def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Headers) -> None:
-        """Write the head of a response with the headers that all share, and without our version."""
+        """Write the head of a response."""
+        self.transport.write(self.make_head(version, code, reason, headers))
+
+    def make_head(self, version: bytes, code: bytes, reason: bytes, headers: Headers) -> bytes:
+        """Return the head of a response with the headers that all share; without our version."""
         headers.removeHeader(b"server")
         if code in (b"204", b"304"):
             # It would have to be the length of the page itself (RFC 9110 §8.6).
@@ -191,7 +195,12 @@ class StrictChannel(HTTPChannelAdapter):
         for name, value in shared.items():
             if not headers.hasHeader(name):
                 headers.setRawHeaders(name, [value])
-        super().writeHeaders(version, code, reason, headers)
+        lines = [
+            b"%b: %b\r\n" % (name, value)
+            for name, values in headers.getAllRawHeaders()
+            for value in values
+        ]
+        return b"%b %b %b\r\n%b\r\n" % (version, code, reason, b"".join(lines))
 
     # What requests call
 
