@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from bench.rival import PATHS, Rival, Start
 RIVALS = HERE / "rivals"
 # `make bench` has npm install its packages here.
 NODE = ROOT / ".venv" / "bench" / "node"
+# How many threads produce pages.
+THREADS = 4
 NCHAN_MODULE = Path("/usr/lib/nginx/modules/ngx_nchan_module.so")
 
 
@@ -49,6 +52,36 @@ def _start_pushd(folder: Path) -> Start:
         RIVALS,
         r"(?<!port )listening on http://127\.0\.0\.1:(\d+)/",
         control=r"control port listening on http://127\.0\.0\.1:(\d+)/",
+    )
+
+
+def _start_pushd_with_pages(folder: Path) -> Start:
+    start = _start_pushd(folder)
+    threads = f"{THREADS}"
+    more = ["--wsgi", "pages:application", "--wsgi-threads", threads]
+    return replace(start, command=[*start.command, *more])
+
+
+def _start_waitress(folder: Path) -> Start:
+    return Start(
+        [
+            *(sys.executable, "-m", "waitress", "--listen", "127.0.0.1:0"),
+            *("--threads", f"{THREADS}", "pages:application"),
+        ],
+        RIVALS,
+        r"Serving on http://127\.0\.0\.1:(\d+)",
+    )
+
+
+def _start_gunicorn(folder: Path) -> Start:
+    return Start(
+        [
+            *(sys.executable, "-m", "gunicorn", "--bind", "127.0.0.1:0", "--workers", "1"),
+            *("--worker-class", "gthread", "--threads", f"{THREADS}", "--keep-alive", "60"),
+            *("--access-logfile", "-", "pages:application"),
+        ],
+        RIVALS,
+        r"Listening at: http://127\.0\.0\.1:(\d+)",
     )
 
 
@@ -94,7 +127,14 @@ PUSHD = Rival(
     start=_start_pushd,
     version=lambda: version_of("pushd", "Twisted", "autobahn"),
     source="this repository",
-    paths={**PATHS, "subscribe": "/topics/bench", "post": "/topics/bench/%", "stream": "/publish"},
+    paths={
+        **PATHS,
+        "subscribe": "/topics/bench",
+        "post": "/topics/bench/%",
+        "stream": "/publish",
+        "poll": "/topics/poll",
+        "announce": "/topics/poll",
+    },
 )
 
 CATALOGUE: tuple[Rival, ...] = (
@@ -155,6 +195,27 @@ CATALOGUE: tuple[Rival, ...] = (
         start=lambda folder: Start(["node", "ws_server.js", str(NODE)], RIVALS),
         version=_version_of_ws,
         source="npm, with Node.js",
+    ),
+    Rival(
+        name="pushd-wsgi",
+        title="**pushd**, with an application",
+        start=_start_pushd_with_pages,
+        version=lambda: version_of("pushd"),
+        source="this repository",
+    ),
+    Rival(
+        name="waitress",
+        title="waitress",
+        start=_start_waitress,
+        version=lambda: version_of("waitress"),
+        source="PyPI",
+    ),
+    Rival(
+        name="gunicorn",
+        title="gunicorn, gthread",
+        start=_start_gunicorn,
+        version=lambda: version_of("gunicorn"),
+        source="PyPI",
     ),
     Rival(
         name="nchan",

@@ -17,6 +17,9 @@ PATHS = {
     "post": "/post/%",
     "batch": "/publish",
     "stream": "/stream/",
+    # A long poll, and the publication that answers it.
+    "poll": "/poll/",
+    "announce": "/announce/",
 }
 
 

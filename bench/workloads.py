@@ -9,6 +9,8 @@ from collections.abc import Mapping
 
 from bench.load import run_load
 from bench.nodes import NODES
+from bench.pages import PAGES
+from bench.polls import POLLS
 from bench.publishing import PUBLISHING
 from bench.readings import Readings, scaled
 from bench.secure import SECURE
@@ -190,4 +192,11 @@ WEBSOCKETS: tuple[Workload, ...] = (
     ),
 )
 
-WORKLOADS: tuple[Workload, ...] = (*WEBSOCKETS, *PUBLISHING, *SECURE, *NODES)
+WORKLOADS: tuple[Workload, ...] = (
+    *WEBSOCKETS,
+    *PUBLISHING,
+    *POLLS,
+    *PAGES,
+    *SECURE,
+    *NODES,
+)

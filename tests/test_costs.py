@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Generator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+from twisted.internet.error import ConnectionDone
 from twisted.logger import globalLogPublisher
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+import pushd
 from pushd.access import connections
 from pushd.api import sse
 from pushd.protocols.fast_paths import FAST_PATHS
@@ -32,6 +37,9 @@ from tests.support.recording_socket import (
     open_websocket,
 )
 
+# The folder of pushd's own modules.
+PACKAGE = str(Path(pushd.__file__).parent)
+
 SUBSCRIBERS = 50
 BURST = 8
 
@@ -47,6 +55,8 @@ MOST_CALLS = {
     "echo": 55,
     # A push of the demo, from its timer to the kernel and the next wait.
     "push": 50,
+    # An answer to one more long poll, and the next poll, which waits again.
+    "poll": 136,
     # A POST to a topic at the control port.
     "post": 225,
     # A publication of a batch, and one of a publisher's WebSocket.
@@ -348,6 +358,50 @@ class DeliveryTests(CostTestCase):
         self.connect(SUBSCRIBERS, "/topics/t")
         one = self.events_of(lambda: self.publish(1))
         self.assertEqual(self.events_of(lambda: self.publish(BURST)), one)
+
+
+class PollTests(CostTestCase):
+    """Long polls that are answered by one publication, and come again."""
+
+    def wait(self, servers: list[SocketConnection]) -> None:
+        """Send the same poll on each connection, with the last id."""
+        id = self.daemon.last_id("t")
+        head = request(f"GET /topics/t?after={id} HTTP/1.1", "Host: localhost:8080")
+        for server in servers:
+            server.receive(head)
+
+    def round(self, servers: list[SocketConnection]) -> None:
+        """Publish, and poll again."""
+        self.publish(1)
+        self.wait(servers)
+
+    def open(self, count: int) -> list[SocketConnection]:
+        """Let some clients poll, so that all have polled before."""
+        servers = [SocketConnection(self.daemon) for _ in range(count)]
+        self.wait(servers)
+        self.round(servers)
+        for server in servers:
+            server.fake_socket.given.clear()
+        return servers
+
+    def test_calls(self) -> None:
+        """An answer and the next poll of one more client."""
+        self.patch(access_log._log, "observer", lambda event: None)
+        counted = []
+        for count in (SUBSCRIBERS, 2 * SUBSCRIBERS):
+            servers = self.open(count)
+            counted.append(calls_of(partial(self.round, servers), PACKAGE))
+            for server in servers:
+                server.connectionLost(Failure(ConnectionDone()))
+        self.assertLess((counted[1] - counted[0]) / SUBSCRIBERS, MOST_CALLS["poll"])
+
+    def test_writes(self) -> None:
+        """An answer is one system call, and all clients get the same bytes, not copies."""
+        servers = self.open(SUBSCRIBERS)
+        self.round(servers)
+        self.assertEqual([len(server.fake_socket.given) for server in servers], [1] * SUBSCRIBERS)
+        self.assertEqual(len({id(server.fake_socket.given[0]) for server in servers}), 1)
+        self.assert_no_writers()
 
 
 class EventTests(CostTestCase):

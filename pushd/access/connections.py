@@ -175,7 +175,8 @@ class Connections:
 
 def log_opened(connection: Connection) -> None:
     """Log that a connection opened."""
-    _emit(
+    emit_info(
+        _log,
         connection.since,
         "#{connection} {peer} {path} opened",
         event="opened",
@@ -197,7 +198,8 @@ _CLOSED_UNTAKEN = _CLOSED.replace("{reason}", "{reason}, {bytes_untaken} bytes w
 def log_closed(connections: Connections, connection: Connection, ending: Ending) -> None:
     """Log that a connection closed, and everything that answers "why was I cut?"."""
     traffic = connection.traffic
-    _emit(
+    emit_info(
+        _log,
         connections.now(),
         _CLOSED_UNTAKEN if ending.untaken else _CLOSED,
         event="closed",
@@ -218,17 +220,17 @@ def log_closed(connections: Connections, connection: Connection, ending: Ending)
     )
 
 
-def _emit(time: float, form: str, **fields: object) -> None:
+def emit_info(log: Logger, time: float, form: str, **fields: object) -> None:
     """Emit an event as ``Logger.info`` does, without its search through all log levels.
 
     :param time: of the event, in seconds since 1970.
     """
     fields.update(
-        log_logger=_log,
+        log_logger=log,
         log_level=LogLevel.info,
-        log_namespace=_log.namespace,
-        log_source=_log.source,
+        log_namespace=log.namespace,
+        log_source=log.source,
         log_format=form,
         log_time=time,
     )
-    _log.observer(fields)
+    log.observer(fields)

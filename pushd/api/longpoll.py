@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -29,6 +29,13 @@ _PRESENCE_PACE = 0.5
 READ_TIMEOUT = 5.0
 
 
+class Repeat(Protocol):
+    """Answers a poll, and expects the next."""
+
+    def answer(self, poll: LongPoll) -> None:
+        """Write the response."""
+
+
 class LongPoll:
     """One poll: answered when there are publications, or when its time is up.
 
@@ -40,6 +47,9 @@ class LongPoll:
     """
 
     transport = "longpoll"
+
+    #: Answers, if the next poll of the client may be known.
+    repeat: Repeat | None = None
 
     def __init__(
         self,
@@ -69,6 +79,8 @@ class LongPoll:
         self._recovered = False
         # The publications as they are written in the response, the id of the last, and how many.
         self._written: list[bytes] = []
+        # The first of them, as they were delivered.
+        self._batch: Batch | None = None
         self._last: Id | None = None
         self._count = self._bytes = 0
         self._subscription: Subscription | None = None
@@ -101,6 +113,8 @@ class LongPoll:
     def deliver(self, batch: Batch) -> None:
         """Add publications to the response, which waits for others of this reactor iteration."""
         written = batch.render(self._form)
+        if self._batch is None:
+            self._batch = batch
         self._written.append(written)
         self._last = batch.last
         self._bytes += len(written)
@@ -131,6 +145,35 @@ class LongPoll:
         """Answer with what has come; the answer to the next poll says what is missing."""
         self._answer()
 
+    # What answers calls
+
+    @property
+    def last(self) -> Id:
+        """The id that the response gives."""
+        last = self._last or self._id
+        assert last is not None
+        return last
+
+    @property
+    def made_of(self) -> tuple[object, ...]:
+        """What the response is made of, if others may be made of the same; else nothing."""
+        one = len(self._written) == 1
+        return (self._batch, self._form, self._recovered) if one else ()
+
+    def body(self, presence: dict[str, Any] | None = None) -> bytes:
+        """Return the body of the response.
+
+        :param presence: who is present, if the client asks for that.
+        """
+        value = {"id": str(self.last), "recovered": self._recovered}
+        if presence is not None:
+            [listed] = presence["topics"].values()
+            value["presence"] = {"version": presence["version"], **listed}
+        head = to_json(value)
+        # Without the comma of the first.
+        items = b"".join(self._written)[1:]
+        return b'%b,"publications":[%b]}\n' % (head[:-1].encode(), items)
+
     # What the connection and the daemon call
 
     def close_with(self, closing: Closing) -> Deferred[None]:
@@ -152,6 +195,8 @@ class LongPoll:
 
     def forget(self) -> None:
         """Cancel everything: the client has its response, or has disconnected."""
+        if not self._open:
+            return
         self._open = False
         # Both refer to the poll, which would keep it until garbage is collected.
         presence, self._presence = self._presence, None
@@ -197,6 +242,7 @@ class LongPoll:
             self._turn = self._turns.wait("", self._answer_in_turn)
 
     def _answer_in_turn(self) -> None:
+        self._turn = None  # It need not be looked for among hundreds, to be cancelled.
         began = self._clock.seconds()
         self._answer_when_ready()
         # Before the next poll is answered: what all of one portion buffer may be much.
@@ -209,21 +255,16 @@ class LongPoll:
         presence = None if self._presence is None else self._presence.json()
         self.forget()
         self.traffic.messages_out, self.traffic.bytes_out = self._count, self._bytes
-        write_response(self._request, self._make_response(presence))
+        if self.repeat is not None and self._id is not None:
+            self.repeat.answer(self)
+        else:
+            write_response(self._request, self._make_response(presence))
 
     def _make_response(self, presence: dict[str, Any] | None) -> Response:
         if self._id is None:
             retry = {"Retry-After": f"{READ_TIMEOUT:g}"}
             return json_refusal(503, "topic temporarily unavailable", "topic", retry)
-        value = {"id": str(self._last or self._id), "recovered": self._recovered}
-        if presence is not None:
-            [listed] = presence["topics"].values()
-            value["presence"] = {"version": presence["version"], **listed}
-        head = to_json(value)
-        # Without the comma of the first.
-        items = b"".join(self._written)[1:]
-        body = b'%b,"publications":[%b]}\n' % (head[:-1].encode(), items)
-        return Response(200, JSON_HEADERS, body)
+        return Response(200, JSON_HEADERS, self.body(presence))
 
 
 def _list_item(publication: Publication) -> bytes:

@@ -52,6 +52,11 @@ class TopicAccess:
         self._rules = rules
         self._topic_authorizer = topic_authorizer
 
+    @property
+    def asks_authorizer(self) -> bool:
+        """Whether there is an authorizer, which may decide otherwise at any time."""
+        return self._topic_authorizer is not None
+
     def identify(self, request: Any) -> Caller:
         """Return who sent a request to the public port.
 

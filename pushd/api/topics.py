@@ -22,6 +22,7 @@ from pushd.api.longpoll import LongPoll
 from pushd.api.many_websocket import ManyTopicsView
 from pushd.api.presence import PresencePoll, read_client, read_presence, require_presence
 from pushd.api.publish import PublishResource, read_topic
+from pushd.api.repeated_polls import PollStart, RepeatedPolls
 from pushd.api.resource import DaemonState, allowed_methods, parse_number, require_known
 from pushd.api.sse import STREAM_HEADERS, EventStream
 from pushd.api.topic_access import Caller, TopicAccess
@@ -80,6 +81,8 @@ class TopicDependencies:
         self.keep_alives = KeepAlives(clock)
         #: Long polls that are to be answered.
         self.turns = Turns(clock)
+        #: Polls that follow each other.
+        self.polls = RepeatedPolls(clock, self.turns, state.hub, state.connections, state.rules)
         self.access = TopicAccess(views.authorizer, state.rules, authorizer)
         self.view = TopicView(
             views.authorizer,
@@ -241,6 +244,8 @@ class TopicResource(Resource):
             if query.presence is not None:
                 stream.tell_presence(self._presence, topic)
         else:
+            if self._starts_repeated(request, query, identity):
+                return
             presence = None
             if query.presence is not None:
                 presence = PresencePoll(self._presence, (topic,), query.presence)
@@ -249,6 +254,21 @@ class TopicResource(Resource):
                 request, clock, turns, query.wait, presence, format_json=query.format_json
             )
             self._subscribe_to_one(request, poll, query, identity)
+
+    def _starts_repeated(self, request: Any, query: _Query, identity: Identity | None) -> bool:
+        """Start a poll that may be followed by the same again; return whether it is such a one."""
+        dependencies = self._dependencies
+        if (
+            query.after is None
+            or query.presence is not None
+            or not request.channel.whole
+            or self._access.asks_authorizer
+            or dependencies.state.attendances.has(query.topic)
+        ):
+            return False
+        start = PollStart(query.topic, query.after, query.wait, query.format_json)
+        totals = dependencies.views.counters.traffic
+        return dependencies.polls.start(request, start, identity, totals)
 
     def _keep_alives(self, heartbeat: int | None) -> TimeoutQueue[KeptAlive]:
         """Return the time-outs of streams with the same interval."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from io import BytesIO
 from typing import Any
 
@@ -41,7 +42,7 @@ def make_environ(request: Request) -> dict[str, Any]:
         # Bytes as Latin-1 text, as PEP 3333 wants it.
         "PATH_INFO": request.path.encode().decode("latin-1"),
         "QUERY_STRING": request.query_string,
-        "CONTENT_TYPE": request.headers.get("content-type", ""),
+        "CONTENT_TYPE": _join(request.raw_headers.getRawHeaders(b"content-type", ())),
         # Known even if the client sent the body in chunks.
         "CONTENT_LENGTH": str(len(request.body)) if request.body else "",
         "REMOTE_ADDR": "" if address == "unix" else address,
@@ -60,13 +61,26 @@ def make_environ(request: Request) -> dict[str, Any]:
         "pushd.publisher": request.publisher,
     }
     for name, values in request.raw_headers.getAllRawHeaders():
-        key = name.decode("latin-1").upper()
-        # X_User would become the same key as X-User, which only a trusted proxy may set.
-        if "_" in key or key in ("CONTENT-TYPE", "CONTENT-LENGTH", "TRANSFER-ENCODING"):
-            continue
-        joint = "; " if key == "COOKIE" else ", "
-        environ["HTTP_" + key.replace("-", "_")] = joint.join(v.decode("latin-1") for v in values)
+        key = _key_of(name)
+        if key is not None:
+            environ[key] = _join(values, "; " if key == "HTTP_COOKIE" else ", ")
     return environ
+
+
+@lru_cache(maxsize=1024)
+def _key_of(name: bytes) -> str | None:
+    """Return the key of a header; None for one that has another key, or must have none."""
+    key = name.decode("latin-1").upper()
+    # X_User would become the same key as X-User, which only a trusted proxy may set.
+    if "_" in key or key in ("CONTENT-TYPE", "CONTENT-LENGTH", "TRANSFER-ENCODING"):
+        return None
+    return "HTTP_" + key.replace("-", "_")
+
+
+def _join(values: Sequence[bytes], joint: str = ", ") -> str:
+    if len(values) == 1:
+        return values[0].decode("latin-1")
+    return joint.join(value.decode("latin-1") for value in values)
 
 
 def _split(address: str) -> tuple[str, str]:

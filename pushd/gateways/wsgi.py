@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
+from itertools import chain
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
@@ -24,9 +26,11 @@ from pushd.gateways.application import (
     check_head,
 )
 from pushd.gateways.environ import make_environ
+from pushd.protocols.http.headers import head_lines
 from pushd.protocols.http.request import path_of
 from pushd.protocols.http.response import refusal, write_failure, write_response
 from pushd.protocols.http.static import StaticFiles
+from pushd.protocols.http.strict import date_of
 from pushd.protocols.twisted_internals import unsent
 from pushd.views.decorators import Handshakes
 from pushd.views.exchange import ViewDependencies
@@ -43,6 +47,9 @@ _SHIPPED = "/pushd/"
 # How much is handed to the reactor at a time, in bytes: more of a large piece than that waits in
 # the application's own memory.
 _PART = 1 << 18
+
+# How many bodies may be on their way from a thread to the reactor; further threads wait for it.
+_MAX_OUTBOX = 64
 
 # What a part takes in the transport's buffer beside its own bytes: three objects of a list.
 _OVERHEAD = 128
@@ -92,6 +99,8 @@ class WsgiGateway:
         self.pool = pool
         self.limits = limits
         self.handshakes = Match(HandshakeView(application), {}, Handshakes.ACCEPTED)
+        #: Bodies on their way from a thread to the reactor.
+        self.outbox: deque[bytes] = deque()
         self._files = files
         self._shipped = shipped
 
@@ -131,6 +140,7 @@ class ApplicationResource(ViewResource):
             threads=gateway.threads,
             limits=gateway.limits,
             failed=gateway.views.counters.view_errors.inc,
+            outbox=gateway.outbox,
         )
         response.start(gateway.pool, gateway.application, environ)
         return NOT_DONE_YET
@@ -146,16 +156,27 @@ class WsgiResponse:
 
     :param threads: how to get from the application's thread to the reactor.
     :param limits: read at each piece, as a reload may change them.
+    A body that comes in one piece leaves with its head in one write, and the thread does not wait
+    for that. Each time that a thread waits for the reactor takes two changes of threads.
+
     :param failed: counts an application that raises or answers 500.
+    :param outbox: bodies on their way to the reactor, of all responses.
     """
 
     def __init__(
-        self, request: Any, *, threads: Bridge, limits: Limits, failed: Callable[[], object]
+        self,
+        request: Any,
+        *,
+        threads: Bridge,
+        limits: Limits,
+        failed: Callable[[], object],
+        outbox: deque[bytes],
     ) -> None:
         self._request = request
         self._threads = threads
         self._limits = limits
         self._failed = failed
+        self._outbox = outbox
         # What start_response was given last, and what may follow as the body.
         self._head: Head | None = None
         self._body = _Body(None)
@@ -207,9 +228,9 @@ class WsgiResponse:
                 raise RuntimeError("the application did not call start_response")
             self._body.check(ended=True)
         except BaseException:  # SystemExit, too, ends nothing but the response.
-            self._threads.call(partial(self._fail, Failure()))
+            self._threads.send(partial(self._fail, Failure()))
         else:
-            self._threads.call(self._finish)
+            self._threads.send(self._finish)
 
     def start_response(
         self, status: str, headers: Any, exc_info: Any = None
@@ -236,12 +257,42 @@ class WsgiResponse:
         if not isinstance(data, bytes):
             raise TypeError(f"a body consists of bytes, not {type(data).__name__}")
         data = self._body.take(data)
+        if self._is_whole(data):
+            self._head_sent = True
+            self._outbox.append(data)
+            self._threads.send(self._send_whole)
+            return
         for start in range(0, len(data), _PART):
             self._head_sent = True
             self._threads.call(partial(self._send, data[start : start + _PART]))
         self._body.check()
 
+    def _is_whole(self, data: bytes) -> bool:
+        """Return whether a piece is the whole body, and can be sent without waiting for that."""
+        limit = min(_PART, self._limits.max_buffered)
+        return (
+            data != b""
+            and not self._head_sent
+            and self._body.length == len(data) <= limit
+            and self._request.clientproto == b"HTTP/1.1"
+            and len(self._outbox) < _MAX_OUTBOX
+        )
+
     # What is called on the reactor
+
+    def _send_whole(self) -> None:
+        """Write a body that comes in one piece, with its head."""
+        data = self._outbox.popleft()
+        if self._gone:
+            return
+        request, head = self._request, self._head
+        assert head is not None
+        request.setResponseCode(head.status, head.phrase.encode("latin-1"))
+        own = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in head.headers]
+        date = date_of(int(request.site.policy.wall()))
+        lines = head_lines(chain(_shared_headers(request), own, [(b"date", date)]))
+        status = b"HTTP/1.1 %d %b\r\n" % (request.code, request.code_message)
+        request.write_whole(b"%b%b\r\n" % (status, lines), data)
 
     def _send(self, data: bytes) -> Deferred[None] | None:
         """Write to the connection; the Deferred fires when the application may go on."""
@@ -272,9 +323,9 @@ class WsgiResponse:
             )
         if self._gone:
             return
-        if request.startedWriting:
+        if request.producer is not None:
             request.unregisterProducer()
-        else:
+        elif not request.startedWriting:
             self._write_head()
         request.finish()
 
@@ -329,20 +380,27 @@ class _Body:
     """
 
     def __init__(self, length: int | None) -> None:
-        self._length = length
+        self.length = length
         self._given = 0
 
     def take(self, piece: bytes) -> bytes:
         """Return what may be sent of a piece: no more than was announced."""
         before = self._given
         self._given += len(piece)
-        return piece if self._length is None else piece[: max(0, self._length - before)]
+        return piece if self.length is None else piece[: max(0, self.length - before)]
 
     def check(self, *, ended: bool = False) -> None:
         """Raise ValueError if the body is longer than announced, or has ended and is shorter."""
-        if self._length is None or self._given == self._length:
+        if self.length is None or self._given == self.length:
             return
-        if ended or self._given > self._length:
+        if ended or self._given > self.length:
             raise ValueError(
-                f"Content-Length is {self._length}, but the body has {self._given} bytes"
+                f"Content-Length is {self.length}, but the body has {self._given} bytes"
             )
+
+
+def _shared_headers(request: Any) -> Iterator[tuple[bytes, bytes]]:
+    """Return the headers that the response has already, such as ``Connection: close``."""
+    for name, values in request.responseHeaders.getAllRawHeaders():
+        for value in values:
+            yield name, value

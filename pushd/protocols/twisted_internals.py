@@ -25,7 +25,6 @@ from __future__ import annotations
 import socket
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from fcntl import ioctl
 from functools import cache
 from termios import TIOCOUTQ
@@ -198,16 +197,6 @@ def sender(transport: Any) -> Callable[[bytes], int] | None:
     return send
 
 
-def write_at_once(transport: Any, data: bytes) -> None:
-    """Write to a transport; if its buffer is empty, to its socket before this returns."""
-    send, sent = sender(transport), 0
-    if send is not None:
-        with suppress(OSError):  # As in DirectWriter.
-            sent = send(data)
-    if sent < len(data):
-        transport.write(data[sent:])
-
-
 class _OrderlyClose(Failure):
     """The reason of every connection that is closed in order.
 
@@ -225,6 +214,23 @@ DONE = _OrderlyClose(ConnectionDone())
 @cache
 def _check_done(*kinds: Any) -> Any:
     return Failure.check(DONE, *kinds)
+
+
+def write_at_once(transport: Any, data: bytes) -> None:
+    """Write to a transport's socket at once, if its buffer is empty and the socket takes it.
+
+    A ``DirectWriter`` is faster, for those who write often.
+    """
+    send = sender(transport)
+    if send is None or not transport.connected:
+        transport.write(data)
+        return
+    try:
+        sent = send(data)
+    except OSError:
+        sent = 0  # As in write_now.
+    if sent < len(data):
+        transport.write(data[sent:])
 
 
 def lose(transport: Any) -> bool:
@@ -472,6 +478,18 @@ class HTTPChannelAdapter(HTTPChannel):
         self.requests.append(request)
         self._handlingRequest = True
         self.setRawMode()
+
+    def handled(self) -> bool:
+        """Undo ``handle`` once all is written; return False if more has arrived meanwhile.
+
+        It is what ``requestDone`` does if nothing has.
+        """
+        if self._dataBuffer:
+            return False
+        self.requests.clear()
+        self._handlingRequest = False
+        self.setLineMode()
+        return True
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         self.malformed()

@@ -152,7 +152,7 @@ def build(settings: Settings, runtime: Runtime) -> PushService:
     public = _build_public_site(inputs, state, views)
     control = control_site(
         runtime.reactor,
-        control_policy(runtime.reactor, live, inputs.counters, inputs.memory),
+        control_policy(runtime.reactor, runtime.wall, live, inputs.counters, inputs.memory),
         inputs.counters,
         readiness,
         state,
@@ -294,7 +294,12 @@ def _build_public_site(
     return public_site(
         runtime.reactor,
         public_policy(
-            runtime.reactor, inputs.live, settings.proxies, inputs.counters, inputs.memory
+            runtime.reactor,
+            runtime.wall,
+            inputs.live,
+            settings.proxies,
+            inputs.counters,
+            inputs.memory,
         ),
         settings.routes,
         TopicDependencies(runtime.reactor, views, state, authorizer),
@@ -373,7 +378,12 @@ def _build_collector(
 
 
 def public_policy(
-    clock: IReactorTime, live: LiveSettings, proxies: Proxies, counters: Counters, memory: Memory
+    clock: IReactorTime,
+    wall: Callable[[], float],
+    live: LiveSettings,
+    proxies: Proxies,
+    counters: Counters,
+    memory: Memory,
 ) -> SitePolicy:
     """Make the policy of the public port."""
     return SitePolicy(
@@ -385,12 +395,17 @@ def public_policy(
         counters=counters,
         memory=memory,
         limits=live.limits,
+        wall=wall,
         page_headers=live.page_headers,
     )
 
 
 def control_policy(
-    clock: IReactorTime, live: LiveSettings, counters: Counters, memory: Memory
+    clock: IReactorTime,
+    wall: Callable[[], float],
+    live: LiveSettings,
+    counters: Counters,
+    memory: Memory,
 ) -> SitePolicy:
     """Make the policy of the control port: its own connection limit, and no trusted proxies.
 
@@ -406,6 +421,7 @@ def control_policy(
         counters=counters,
         memory=memory,
         limits=live.limits,
+        wall=wall,
         large_bodies=_LARGE_BODIES,
         freed_last=True,
     )

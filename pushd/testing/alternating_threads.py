@@ -87,6 +87,10 @@ class AlternatingThreads(ThreadPlaces):
         handoff.requests.put(function)
         return handoff.answers.get().get()
 
+    def send(self, function: Callable[[], object]) -> None:
+        """Call a function on the test's thread; it has run when this returns."""
+        self.call(function)
+
     def make_page_pool(self, limit: int) -> AlternatingPool:
         """Add a pool for an application's pages."""
         pool = self.pools["page"] = AlternatingPool(self._start, limit)

@@ -69,6 +69,12 @@ class TopicSource(Protocol):
     def newest(self, topic: str) -> int:
         """Return the sequence of the newest publication of a topic that may have been read here."""
 
+    def is_newest(self, topic: str, id: Id) -> bool:
+        """Return whether nothing follows an id in a topic that is followed.
+
+        False if that is not known at once, and ``replay`` must be asked.
+        """
+
     def locate(self, topics: Sequence[str], cursor: Cursor) -> Deferred[list[Id | None]]:
         """Find for each topic the id after which a subscriber with a cursor has to continue.
 
@@ -229,6 +235,10 @@ class MemoryBroker:
     def newest(self, topic: str) -> int:
         """Return the sequence of the newest publication of a topic."""
         return self._history.newest(topic)
+
+    def is_newest(self, topic: str, id: Id) -> bool:
+        """Return whether nothing follows an id in a topic."""
+        return self._history.is_newest(topic, id)
 
     def locate(self, topics: Sequence[str], cursor: Cursor) -> Deferred[list[Id | None]]:
         """Find for each topic the id after which a subscriber with a cursor has to continue."""

@@ -204,6 +204,11 @@ class History:
         topic = self._topics.get(name)
         return 0 if topic is None else topic.sequence
 
+    def is_newest(self, name: str, id: Id) -> bool:
+        """Return whether an id is the last one of a topic."""
+        topic = self._topics.get(name)
+        return topic is not None and topic.offset == id.offset and topic.epoch == id.epoch
+
     def hold(self, name: str) -> None:
         """Keep a topic, as it has subscribers."""
         topic = self._get(name)

@@ -181,7 +181,10 @@ class Subscription:
         """Begin: read the history after an id once there is room, or without an id, begin now."""
         self._position = after
         if after is None or self.subscriber.has_room():
-            self.resume()
+            if after is not None and self._tracker is None and self._is_newest(after):
+                self._begin_live(after)
+            else:
+                self.resume()
 
     def resume(self) -> None:
         """Continue to read the history; the subscriber has room again."""
@@ -264,6 +267,17 @@ class Subscription:
             )
         if self._state is not _State.ENDED:
             self._lose()
+
+    def _is_newest(self, after: Id) -> bool:
+        """Return whether there is nothing to read after an id, for all that is known at once."""
+        return self._shared.source.is_newest(self.topic, after)
+
+    def _begin_live(self, position: Id) -> None:
+        """Begin without a look at the history: most long polls do, each time."""
+        self._announced = True
+        self.subscriber.subscribed(self.topic, position, True)
+        if not self._has_ended():
+            self._state = _State.LIVE
 
     def _have_read(self, result: Failure | None) -> None:
         if isinstance(result, Failure):

@@ -15,7 +15,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.limits import Limits
 from pushd.access.proxies import Proxies
+from pushd.gateways import wsgi
 from pushd.options.settings import Settings
+from pushd.protocols.fast_paths import FAST_PATHS
 from pushd.protocols.twisted_internals import DONE, unsent
 from pushd.testing import Answer, Daemon
 from pushd.testing.alternating_threads import AlternatingPool
@@ -206,6 +208,96 @@ class LengthTests(WsgiTestCase):
         peer = self.request_twice("many", [b"abc"])
         self.assertTrue(peer.received.startswith(b"HTTP/1.1 500 "))
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+
+
+class WholeBodyTests(WsgiTestCase):
+    """Bodies that come in one piece, and whose length is known."""
+
+    def setUp(self) -> None:
+        """Let answers leave at once."""
+        self.patch(FAST_PATHS, "enabled", True)
+        self.started: list[str] = []
+
+    def application(self, environ: Environ, start: Any) -> Iterator[bytes]:
+        """Answer with a status, and with headers of several kinds."""
+        self.started.append(environ["PATH_INFO"])
+        length, page = ("Content-Length", "4"), ("content-type", "text/html")
+        start("404 Not here", [page, length, ("X-Two", "\xe4"), ("X-Two", "b"), ("Server", "x")])
+        yield b"page"
+        if environ["PATH_INFO"] == "/more":
+            yield b"more"
+
+    def open(self) -> SocketConnection:
+        """Connect."""
+        server = SocketConnection(self.daemon)
+        self.addCleanup(self.lose, server)
+        return server
+
+    def lose(self, server: SocketConnection) -> None:
+        """Lose a connection that is still open."""
+        if server.connected:
+            server.connectionLost(DONE)
+
+    def test_one_write(self) -> None:
+        """Head and body leave in one write, and the connection goes on."""
+        self.serve(self.application)
+        server = self.open()
+        for _ in range(2):
+            server.receive(request("GET / HTTP/1.1", "Host: a"))
+            self.assertEqual(server.fake_socket.given.pop()[-8:], b"\r\n\r\npage")
+            self.assertEqual(server.fake_socket.given, [])
+        server.receive(request("GET / HTTP/1.1", "Host: a", "Connection: close"))
+        self.assertIn(b"Connection: close\r\n", server.fake_socket.given.pop())
+        self.assertEqual(server.sent, b"")
+        self.assertFalse(server.connected)
+
+    def test_same(self) -> None:
+        """The answer and its log line are the same as those of a body that is waited for."""
+        found = []
+        for most in (64, 0):
+            self.patch(wsgi, "_MAX_OUTBOX", most)
+            self.serve(self.application)
+            with capturedLogs() as events:
+                for lines in ([], ["Connection: close"]):
+                    server = self.open()
+                    server.receive(request("GET / HTTP/1.1", "Host: a", *lines))
+                    head, _, body = server.sent.partition(b"\r\n\r\n")
+                    found.append((sorted(head.split(b"\r\n")), body))
+            found.append(([line.partition(" after ")[0].encode() for line in said(events)], b""))
+        self.assertEqual(found[:3], found[3:])
+        self.assertIn(b"404 4", found[2][0][0])
+
+    def test_more(self) -> None:
+        """A body that goes on behind its length breaks the connection off."""
+        self.serve(self.application)
+        server = self.open()
+        server.receive(request("GET /more HTTP/1.1", "Host: a"))
+        self.assertTrue(server.sent.endswith(b"\r\n\r\npage"))
+        self.assertFalse(server.connected)
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+
+    def test_left(self) -> None:
+        """Nothing is sent to a client that has left meanwhile."""
+
+        def application(environ: Environ, start: Any) -> list[bytes]:
+            server.connectionLost(DONE)
+            start("200 OK", [("Content-Length", "4")])
+            return [b"page"]
+
+        self.serve(application)
+        server = self.open()
+        server.receive(request("GET / HTTP/1.1", "Host: a"))
+        self.assertEqual(server.fake_socket.given, [])
+
+    def test_stalled(self) -> None:
+        """What the client does not take waits, as after any answer."""
+        self.serve(self.application)
+        server = self.open()
+        server.fake_socket.room = 10
+        server.receive(request("GET / HTTP/1.1", "Host: a"))
+        self.assertGreater(unsent(server), 50)
+        server.fake_socket.room = 1 << 30
+        self.assertTrue(server.sent.endswith(b"page"))
 
 
 class PathTests(WsgiTestCase):

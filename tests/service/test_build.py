@@ -344,8 +344,10 @@ class PolicyTests(SynchronousTestCase):
         live = LiveSettings(lambda wanted: wanted)
         live.apply(settings)
         memory = Memory(Clock(), live.limits)
-        self.public = public_policy(Clock(), live, settings.proxies, Counters(), memory)
-        self.control = control_policy(Clock(), live, Counters(), memory)
+        self.public = public_policy(
+            Clock(), Clock().seconds, live, settings.proxies, Counters(), memory
+        )
+        self.control = control_policy(Clock(), Clock().seconds, live, Counters(), memory)
 
     def test_places(self) -> None:
         """The connection limits apply to the public port; the control port has its own."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import weakref
+from collections.abc import Callable
 from ctypes import CDLL
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -180,16 +181,17 @@ class ReferenceCycleTests(SynchronousTestCase):
             self.patch(Failure, "cleanFailure", forget_traceback)
         self.addCleanup(self.daemon.stop)
 
-    def count_garbage(self, *pieces: bytes, data: str = "") -> int:
+    def count_garbage(self, *pieces: bytes | Callable[[], bytes], data: str = "") -> int:
         """Return how many objects a connection that has ended leaves to the collector.
 
+        :param pieces: are received one after the other; what makes one is called before that.
         :param data: is published before it ends.
         """
 
         def visit() -> None:
             server = SocketConnection(self.daemon)
             for piece in pieces:
-                server.receive(piece)
+                server.receive(piece if isinstance(piece, bytes) else piece())
                 self.daemon.settle()
             if data:
                 self.publish(data)
@@ -268,6 +270,21 @@ class ReferenceCycleTests(SynchronousTestCase):
         # Not over a connection, whose end in memory would leave garbage itself.
         self.daemon._service._broker.publish("a", data)
         self.daemon.settle()
+
+    def test_repeated_poll(self) -> None:
+        """A client that polls again and again leaves no garbage, wherever it ends."""
+
+        def poll() -> bytes:
+            line = f"GET /topics/a?after={self.daemon.last_id('a')} HTTP/1.1"
+            return request(line, "Host: localhost")
+
+        def poll_again() -> bytes:
+            self.publish("x")
+            return poll()
+
+        self.assertEqual(self.count_garbage(poll, poll_again, poll_again), 0)
+        self.assertEqual(self.count_garbage(poll, poll_again, data="x"), 0)
+        self.assertEqual(self.count_garbage(poll, poll_again, b"GET", data="x"), 0)
 
     def test_page(self) -> None:
         """A plain request leaves no garbage."""

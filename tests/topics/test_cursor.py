@@ -82,6 +82,10 @@ class Progress:
         """Return the sequence of the newest publication of a topic."""
         return self.last.get(topic, 0)
 
+    def is_newest(self, topic: str, id: Id) -> bool:
+        """Return False: the history must be read."""
+        return False
+
 
 class TrackerTests(SynchronousTestCase):
     """The cursor of a connection."""

@@ -62,6 +62,10 @@ class LateSource:
         """Return the sequence of the newest publication of a topic."""
         return self.history.newest(topic)
 
+    def is_newest(self, topic: str, id: Id) -> bool:
+        """Return False: the history must be read."""
+        return False
+
     def locate(self, topics: Sequence[str], cursor: Cursor) -> Deferred[list[Id | None]]:
         """Refuse: no test asks for it."""
         raise NotImplementedError

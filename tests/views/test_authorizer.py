@@ -386,6 +386,9 @@ class FakeBridge:
     def call(self, function: Callable[[], Any]) -> Any:
         return function()
 
+    def send(self, function: Callable[[], object]) -> None:
+        function()
+
 
 class QueueTests(SynchronousTestCase):
     """Only some of the threads are used at a time; further questions wait."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -1036,6 +1037,18 @@ class ViewThreadsTests(ThreadsTestCase):
         self.finish(*finished)
         self.threads.stop()
         events[2].set()
+
+    def test_pool_goes_on(self) -> None:
+        """An exception in a pool's thread is logged, and the thread goes on."""
+        pool = self.threads.make_page_pool(1)
+        done = threading.Event()
+        pool.callInThread(lambda: sys.exit(1))
+        pool.callInThread(done.set)
+        self.assertTrue(done.wait(PATIENCE))
+        self.assertEqual(len(self.new_threads()), 1)
+        self.assertEqual(len(self.flushLoggedErrors(SystemExit)), 1)
+        self.threads.stop()
+        self.check_threads()
 
     def record_daemon(self, held: SimpleQueue[bool], event: threading.Event) -> None:
         """Record whether this thread is a daemon thread, and wait."""

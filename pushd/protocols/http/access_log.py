@@ -6,6 +6,7 @@ from typing import Any
 
 from twisted.logger import Logger
 
+from pushd.access.connections import emit_info
 from pushd.protocols.http.policy import SitePolicy
 from pushd.protocols.http.request import ChannelRequest, path_of
 
@@ -77,7 +78,7 @@ class AccessLog:
         if request.why_refused:
             facts["reason"] = request.why_refused
             line += ": {reason}"
-        _log.info(line, event="request", **facts)
+        emit_info(_log, self.policy.wall(), line, event="request", **facts)
 
     def log_left(self, request: ChannelRequest) -> None:
         """Write the line of a request whose client left before it was answered."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from io import BytesIO
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import (
@@ -27,7 +27,7 @@ from pushd.protocols.http.at_once import RequestAtOnce, keeps_open
 from pushd.protocols.http.headers import WholeRequest, path_in, read_whole
 from pushd.protocols.http.request import ChannelRequest, peer_name
 from pushd.protocols.http.strict import StrictChannel
-from pushd.protocols.twisted_internals import buffered, lose, unsent, untaken
+from pushd.protocols.twisted_internals import buffered, lose, unsent, untaken, write_at_once
 from pushd.schedule.timeouts import TimeoutQueue, TimerHeap
 
 # Bytes of a body that must arrive per second, on average over ``--body-timeout``.
@@ -47,6 +47,16 @@ REFUSAL_TIMEOUT = 5
 # Seconds without a byte of an answer after which a half-closed connection is dropped: its client
 # may be gone, which only a write can tell.
 HALF_CLOSED_TIMEOUT = 60
+
+
+class Expected(Protocol):
+    """A request that may come next; see ``Channel.expect_after``."""
+
+    def take(self, data: bytes) -> bool:
+        """Answer the request; return False if the data is anything else."""
+
+    def forget(self) -> None:
+        """Called instead of ``take``, or after it returned False."""
 
 
 @implementer(IHalfCloseableProtocol)
@@ -89,6 +99,11 @@ class Channel(StrictChannel):
     _host: IAddress | None = None
     # Whether it is being closed because the daemon's buffers are full; it holds nothing any more.
     _freed = False
+    #: The request that is being read, if it arrived in one piece and is read at once.
+    whole = b""
+
+    # Knows which request comes next.
+    _expected: Expected | None = None
     # Takes the bytes that follow the request, after ``forward``.
     _receive: Callable[[bytes], object] | None = None
 
@@ -122,15 +137,17 @@ class Channel(StrictChannel):
             # The call that is under way goes on with this.
             super().dataReceived(data)
             return
+        if self._expected is not None and self._is_expected(data):
+            return
         self._receiving, is_whole = True, False
         memory = self.connections.memory
         try:
             is_whole = self.connections.reads_whole and self._read_whole(data)
             if not is_whole:
+                self._left_to_twisted = True
                 if self in self.connections.idle.keys:
                     self.connections.idle.stop(self)
                     self.connections.reading.start(self)
-                self._left_to_twisted = True
                 memory.add(len(data))
                 super().dataReceived(data)
         except Exception:
@@ -201,6 +218,7 @@ class Channel(StrictChannel):
         """Release what the connection takes."""
         self.connections.stop_timeouts(self)
         self._cancel_next()
+        self._expect_nothing()
         self.slot.release()
         self.connections.discard(self)
         super().connectionLost(reason)
@@ -266,6 +284,26 @@ class Channel(StrictChannel):
         self._flush_held()
         super().loseConnection()
         self._start_stall_timeout()
+
+    # What answers a request calls
+
+    def write_whole(self, response: bytes) -> None:
+        """Write a whole response, head and body, at once."""
+        self._flush_held()
+        if self._writing_paused:
+            self.connections.memory.add(len(response))
+        write_at_once(self.transport, response)
+
+    def expect_after(self, request: Any, expected: Expected) -> None:
+        """Go on to the next request, as ``requestDone``; it may be known which one comes."""
+        connections = self.connections
+        if self._writing_paused or self.read_ended or connections.draining or not self.handled():
+            expected.forget()
+            self.requestDone(request)
+            return
+        self._expected = expected
+        connections.idle.start(self)
+        self._delay_reading()
 
     # What a protocol calls that takes the connection over
 
@@ -384,6 +422,22 @@ class Channel(StrictChannel):
 
     # Private
 
+    def _is_expected(self, data: bytes) -> bool:
+        """Return whether the request that was expected has come, and has been taken."""
+        expected, self._expected = self._expected, None
+        assert expected is not None
+        self.connections.idle.stop(self)
+        taken = expected.take(data)
+        if not taken:
+            expected.forget()
+            self.connections.idle.start(self)
+        return taken
+
+    def _expect_nothing(self) -> None:
+        expected, self._expected = self._expected, None
+        if expected is not None:
+            expected.forget()
+
     def _is_arriving(self) -> bool:
         """Return whether a request is awaited for the first time, or a part of one has arrived."""
         return self in self.connections.reading or self in self.connections.reading_bodies
@@ -487,7 +541,9 @@ class Channel(StrictChannel):
         self.connections.idle.stop(self)
         self.connections.reading.stop(self)
         self.handle(request)
+        self.whole = data
         request.requestReceived(method, target, b"HTTP/1.1")
+        self.whole = b""
         return True
 
     def _answer_at_once(self, whole: WholeRequest) -> bool:

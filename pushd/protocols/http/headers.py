@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
 from typing import Any, NamedTuple
@@ -220,6 +220,11 @@ def read_whole(data: bytes) -> WholeRequest | None:
     elif len(lengths) != 1 or not _LENGTH.fullmatch(lengths[0]) or int(lengths[0]) != len(body):
         return None
     return WholeRequest(head[1], head[2], headers, body)
+
+
+def head_lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return the lines of headers, spelled as twisted.web spells them."""
+    return b"".join([b"%b: %b\r\n" % (_canonical(name), value) for name, value in headers])
 
 
 def asks_for_websocket(headers: RequestHeaders) -> bool:

@@ -34,6 +34,7 @@ class SitePolicy:
 
     :param share: lets pages of other origins read the response to a request, where they may.
     :param memory: bounds what all connections buffer.
+    :param wall: the time of day, in seconds since 1970, for dates and the log.
     :param limits: ``max_message`` is also the limit of a request's body.
     :param large_bodies: for paths with a higher limit, a function that computes it from
         ``max_message``.
@@ -48,6 +49,7 @@ class SitePolicy:
     counters: Counters
     memory: Memory
     limits: Limits
+    wall: Callable[[], float]
     share: Callable[[Any], object] = lambda request: None
     large_bodies: Mapping[bytes, Callable[[int], int]] = field(default_factory=dict)
     page_headers: Mapping[bytes, bytes] = field(default_factory=lambda: page_headers(DEFAULT_CSP))

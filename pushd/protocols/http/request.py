@@ -123,6 +123,21 @@ class ChannelRequest(Request):
             self.content.seek(0)
         self.process()
 
+    def begin_again(self) -> None:
+        """Begin anew, as if the same head had been read again; see ``Channel.expect_after``."""
+        self._since = self.channel.site.reactor.seconds()
+        self.sentLength = 0
+        self.channel.handle(self)
+
+    def write_whole(self, head: bytes, body: bytes) -> None:
+        """Write a whole response at once, in place of ``write``; ``finish`` must be called later.
+
+        :param head: all of it, with the line of the status, that of the date, and an empty line.
+        """
+        self.startedWriting = 1
+        self.sentLength = len(body)
+        self.channel.write_whole(head + body)
+
     def process(self) -> None:
         """Identify the client, take its slot, and answer."""
         site = self.site = self.channel.site

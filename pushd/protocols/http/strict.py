@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
 
@@ -43,6 +44,13 @@ _LATER_VERSION = re.compile(rb" HTTP/1\.[2-9]\Z")
 
 # Bytes that no line of a request's head may hold (RFC 9110 §5.5): all controls but the tab.
 _CONTROLS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+@lru_cache(maxsize=2)
+def date_of(second: int) -> bytes:
+    """Return the value of the header Date at a time, in seconds since 1970."""
+    date: bytes = datetimeToString(second)
+    return date
 
 
 class StrictChannel(HTTPChannelAdapter):
@@ -178,7 +186,7 @@ class StrictChannel(HTTPChannelAdapter):
             headers.removeHeader(b"content-length")
         kind = headers.getRawHeaders(b"content-type", [b""])[0]
         if not headers.hasHeader(b"date"):
-            headers.setRawHeaders(b"date", [datetimeToString()])
+            headers.setRawHeaders(b"date", [date_of(int(self.site.policy.wall()))])
         shared: Mapping[bytes, bytes] = SHARED_HEADERS
         if self.requests and self.requests[0].sets_own_headers:
             shared = {}

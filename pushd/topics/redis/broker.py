@@ -183,6 +183,10 @@ class RedisBroker:
         """Return the sequence of the newest publication of a topic that may have been read."""
         return self._sync.newest(topic)
 
+    def is_newest(self, topic: str, id: Id) -> bool:
+        """Return False: only Redis knows."""
+        return False
+
     def locate(self, topics: Sequence[str], cursor: Cursor) -> Deferred[list[Id | None]]:
         """Find the id for each topic. Waits for Redis if it is unavailable."""
         return Deferred.fromCoroutine(self._locate(topics, cursor))

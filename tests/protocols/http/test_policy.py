@@ -26,6 +26,7 @@ class BodyLimitTests(SynchronousTestCase):
             counters=counters,
             memory=Memory(Clock(), limits),
             limits=limits,
+            wall=Clock().seconds,
             large_bodies={b"/publish": lambda size: 2 * size},
         )
         for size in (1000, 500):
