@@ -162,7 +162,7 @@ class FileTests(SynchronousTestCase):
                 "f.toml: unknown option cuont: did you mean count?",
                 "f.toml: unknown option a_name: did you mean a-name?",
                 "f.toml: unknown option zzz",
-                "f.toml: unknown option table",
+                "f.toml: unknown table table: did you mean [[topic]]?",
             ],
         )
 
