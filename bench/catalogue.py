@@ -94,7 +94,14 @@ PUSHD = Rival(
     start=_start_pushd,
     version=lambda: version_of("pushd", "Twisted", "autobahn"),
     source="this repository",
-    paths={**PATHS, "subscribe": "/topics/bench", "post": "/topics/bench/%", "stream": "/publish"},
+    paths={
+        **PATHS,
+        **dict.fromkeys(("subscribe", "events", "announce"), "/topics/bench"),
+        **dict.fromkeys(("live", "announce-live"), "/topics/live"),
+        "announce-batch": "/publish",
+        "post": "/topics/bench/%",
+        "stream": "/publish",
+    },
 )
 
 CATALOGUE: tuple[Rival, ...] = (

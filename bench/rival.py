@@ -17,6 +17,11 @@ PATHS = {
     "post": "/post/%",
     "batch": "/publish",
     "stream": "/stream/",
+    # Event streams and who posts to them; a second such topic.
+    "events": "/events/",
+    "announce": "/announce/",
+    "live": "/live/",
+    "announce-live": "/announce-live/",
 }
 
 

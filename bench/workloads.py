@@ -11,6 +11,7 @@ from bench.load import run_load
 from bench.publishing import PUBLISHING
 from bench.readings import Readings, scaled
 from bench.server import Server
+from bench.streams import STREAMS
 from bench.workload import Measure, Workload
 
 # Several source addresses, as one has too few ports for 10,000 connections, and a rehearsal, so
@@ -188,4 +189,4 @@ WEBSOCKETS: tuple[Workload, ...] = (
     ),
 )
 
-WORKLOADS: tuple[Workload, ...] = (*WEBSOCKETS, *PUBLISHING)
+WORKLOADS: tuple[Workload, ...] = (*WEBSOCKETS, *PUBLISHING, *STREAMS)
