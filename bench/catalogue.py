@@ -129,11 +129,13 @@ PUSHD = Rival(
     source="this repository",
     paths={
         **PATHS,
-        "subscribe": "/topics/bench",
+        **dict.fromkeys(("subscribe", "events", "announce"), "/topics/bench"),
+        **dict.fromkeys(("live", "announce-live"), "/topics/live"),
+        "announce-batch": "/publish",
         "post": "/topics/bench/%",
         "stream": "/publish",
         "poll": "/topics/poll",
-        "announce": "/topics/poll",
+        "announce-poll": "/topics/poll",
     },
 )
 

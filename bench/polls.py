@@ -28,7 +28,7 @@ def run_polls(server: Server, scale: float) -> Mapping[str, float]:
     polls = _PollsOfPushd(path) if server.rival.gives_ids else _PollsOfNchan(path)
     subscribers = scaled(_SUBSCRIBERS, scale)
     with Crowd(server.port, subscribers) as crowd, Crowd(server.control_port, 1) as publisher:
-        announce = server.rival.paths["announce"]
+        announce = server.rival.paths["announce-poll"]
         crowd.send(polls.first(_publish(publisher, announce, 0)))
         began = 0.0
         for number in range(1, _WARM + _TIMES + 1):

@@ -19,7 +19,12 @@ PATHS = {
     "stream": "/stream/",
     # A long poll, and the publication that answers it.
     "poll": "/poll/",
+    "announce-poll": "/announce-poll/",
+    # Event streams and who posts to them; a second such topic.
+    "events": "/events/",
     "announce": "/announce/",
+    "live": "/live/",
+    "announce-live": "/announce-live/",
 }
 
 

@@ -15,6 +15,7 @@ from bench.publishing import PUBLISHING
 from bench.readings import Readings, scaled
 from bench.secure import SECURE
 from bench.server import Server
+from bench.streams import STREAMS
 from bench.workload import Measure, Workload
 
 # Several source addresses, as one has too few ports for 10,000 connections, and a rehearsal, so
@@ -195,6 +196,7 @@ WEBSOCKETS: tuple[Workload, ...] = (
 WORKLOADS: tuple[Workload, ...] = (
     *WEBSOCKETS,
     *PUBLISHING,
+    *STREAMS,
     *POLLS,
     *PAGES,
     *SECURE,

@@ -12,6 +12,7 @@ from aiohttp import WSMsgType, web
 PING_INTERVAL = 25
 
 subscribers: set[web.WebSocketResponse] = set()
+streams: set[web.StreamResponse] = set()
 
 # The number of posts of each publisher.
 posted: Counter[str] = Counter()
@@ -86,6 +87,27 @@ async def stream(request: web.Request) -> web.WebSocketResponse:
     return websocket
 
 
+async def events(request: web.Request) -> web.StreamResponse:
+    """Receive every announcement as an event."""
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+    await response.prepare(request)
+    streams.add(response)
+    try:
+        while True:
+            await asyncio.sleep(PING_INTERVAL)
+            await response.write(b":\n\n")
+    finally:
+        streams.discard(response)
+
+
+async def announce(request: web.Request) -> web.Response:
+    """Write an event to every stream."""
+    event = b"data: %b\n\n" % await request.read()
+    for response in list(streams):
+        await response.write(event)
+    return web.Response()
+
+
 async def main() -> None:
     """Listen, and print the port."""
     application = web.Application()
@@ -95,6 +117,8 @@ async def main() -> None:
     application.router.add_get("/echo/", echo)
     application.router.add_post("/post/{number}", post)
     application.router.add_get("/stream/", stream)
+    application.router.add_get("/events/", events)
+    application.router.add_post("/announce/", announce)
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0, backlog=4096).start()

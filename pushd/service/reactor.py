@@ -40,7 +40,7 @@ _SOCKET_NAMES = ("_accept",)
 # most. Each of a crowd brings a request at once, and what has been open for long must not wait for
 # all of them: the others wait in the kernel's queue.
 _MORE_ACCEPTS = 20
-_MOST_ACCEPTS = 40
+_MOST_ACCEPTS = 16
 
 # Seconds by which a monotonic clock and the time of day differ at least, as they count from
 # different moments.
@@ -120,6 +120,7 @@ def accept_directly(port: Any) -> None:
     lacking = missing(port, _PORT_NAMES) + missing(port.socket, _SOCKET_NAMES)
     if not FAST_PATHS.allow("direct accepts", lacking):
         return
+    port.numberAccepts = min(port.numberAccepts, _MOST_ACCEPTS)
     accept_one, accept_with_twisted = port.socket._accept, port.doRead
 
     def accept() -> None:
