@@ -230,7 +230,12 @@ class WholeBodyTests(WsgiTestCase):
     def open(self) -> SocketConnection:
         """Connect."""
         server = SocketConnection(self.daemon)
-        self.addCleanup(lambda: server.connected and server.connectionLost(DONE))
+
+        def lose() -> None:
+            if server.connected:
+                server.connectionLost(DONE)
+
+        self.addCleanup(lose)
         return server
 
     def test_one_write(self) -> None:
