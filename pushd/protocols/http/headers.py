@@ -72,7 +72,7 @@ class RequestHeaders(Headers):
 
         parsed ── fold() ──> folded ── any question ──> parsed
 
-    Headers that were not read by ``read_head``, or were changed since, stay parsed.
+    Headers that were not read by ``read_whole``, or were changed since, stay parsed.
 
     ``raw``, ``values``, ``last`` and ``in`` take names as twisted.web spells them, each part in
     title case (``Sec-Websocket-Key``); the methods of ``Headers`` take any spelling.
@@ -210,9 +210,10 @@ def read_whole(data: bytes) -> WholeRequest | None:
     if lines.count(b"\n") >= _MAX_LINES:
         return None
     headers, body = RequestHeaders.parse(lines), data[head.end() :]
-    if not _UNUSUAL.isdisjoint(headers._parsed or ()):
+    raw = headers.raw
+    if not _UNUSUAL.isdisjoint(raw):
         return None
-    lengths = headers.raw.get(b"Content-Length", ())
+    lengths = raw.get(b"Content-Length", ())
     if head[1] == b"GET":
         if lengths or body:
             return None
