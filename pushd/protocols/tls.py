@@ -27,6 +27,7 @@ from OpenSSL.SSL import (
     ZeroReturnError,
 )
 from twisted.internet.interfaces import ISSLTransport
+from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.internet.tcp import Connection as TcpConnection
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -148,9 +149,9 @@ class TlsTransport(TcpConnection):
             super().readConnectionLost(reason)
 
     def doRead(self) -> Any:
-        """Read; then write what had to wait for the handshake."""
+        """Read; then write what had to wait for the handshake. After our end, all is dropped."""
         tls = self.socket
-        why = super().doRead()
+        why = self._read_and_drop() if self._finishing else super().doRead()
         if why is None and self.connected and (tls.awaits_peer or tls.awaits_room):
             tls.awaits_peer = False
             self.startWriting()
@@ -167,6 +168,16 @@ class TlsTransport(TcpConnection):
         if tls.awaits_peer:
             self.stopWriting()
         return why
+
+    def _read_and_drop(self) -> Any:
+        """Read what the client sends after our end, up to its own."""
+        try:
+            data = self.socket.recv(_RECORD)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return CONNECTION_LOST
+        return None if data else CONNECTION_DONE
 
 
 def encrypted(kind: Callable[..., Any], context: Context, app_data: Any) -> Callable[..., Any]:

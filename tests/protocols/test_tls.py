@@ -211,10 +211,20 @@ class TlsTests(SynchronousTestCase):
             if first:
                 self.assertEqual(self.server.lost, [])
                 pair.send(b"unheard")
+                self.assertEqual(self.server.received, [])
                 pair.raw.shutdown(socket.SHUT_WR)
                 pair.run()
                 pair.reactor.advance(0)
             self.assertTrue(self.server.lost[0].check(ConnectionDone))
+
+    def test_reset_after_our_end(self) -> None:
+        """A client that resets the connection instead ends it, too."""
+        pair = self.open()
+        pair.transport.loseConnection()
+        pair.transport.doWrite()
+        self.assertIsNone(pair.transport.doRead())
+        pair.raw.close()
+        self.assertIsInstance(pair.transport.doRead(), ConnectionLost)
 
     def test_end(self) -> None:
         """For a protocol that is not half-closable, either is the end."""
