@@ -144,10 +144,10 @@ class Channel(StrictChannel):
         try:
             is_whole = self.connections.reads_whole and self._read_whole(data)
             if not is_whole:
-                self._left_to_twisted = True
                 if self in self.connections.idle.keys:
                     self.connections.idle.stop(self)
                     self.connections.reading.start(self)
+                self._left_to_twisted = True
                 memory.add(len(data))
                 super().dataReceived(data)
         except Exception:
