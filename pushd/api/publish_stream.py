@@ -11,7 +11,7 @@ from twisted.internet.task import deferLater
 from pushd.api.publish import PlainReader, check_size, published_text, read_draft
 from pushd.api.resource import DaemonState
 from pushd.errors import BadRequest, Unavailable
-from pushd.protocols.json_format import is_encodable, to_json
+from pushd.protocols.json_format import to_json
 from pushd.protocols.websocket.socket import WebSocket
 from pushd.topics.broker import Draft
 from pushd.topics.publication import Id
@@ -72,8 +72,7 @@ class PublisherView:
             if self._state.rules:
                 check_size(self._state, draft, "message")
         except BadRequest as error:
-            text = to_json({"error": error.reason, "where": error.where})
-            return text if is_encodable(text) else json.dumps(json.loads(text))
+            return to_json({"error": error.reason, "where": error.where})
         return draft
 
     async def _publish(self, drafts: Sequence[Draft]) -> list[Id]:

@@ -56,6 +56,7 @@ class AsyncResourceTests(PublishTestCase):
         cancelled: list[Deferred[Id]] = []
         broker = self.daemon._service._broker
         self.patch(broker, "publish", lambda *_: Deferred(cancelled.append))
+        self.patch(broker, "publish_at_once", lambda draft: None)
         connection = self.daemon.open_connection(control=True)
         connection.send(b"POST /topics/t HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx")
         self.assertEqual(connection.received, b"")

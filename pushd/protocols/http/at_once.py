@@ -44,7 +44,7 @@ class RequestAtOnce:
 
     __slots__ = (
         *("_channel", "_since", "clientproto", "content", "method", "path"),
-        *("peer", "requestHeaders", "sentLength", "uri", "why_refused"),
+        *("peer", "requestHeaders", "sentLength", "why_refused"),
     )
 
     args: Mapping[bytes, list[bytes]] = MappingProxyType({})
@@ -54,9 +54,8 @@ class RequestAtOnce:
     wants_websocket = False
 
     def __init__(self, whole: WholeRequest, channel: Any, since: float) -> None:
-        self.method, self.uri, self.requestHeaders, body = whole
-        #: Of a target with a query it is not the path; such a request is not answered at once.
-        self.path = self.uri
+        # A target with a query is not a path: such a request is not answered at once.
+        self.method, self.path, self.requestHeaders, body = whole
         self.content = BytesIO(body)
         self.clientproto = b"HTTP/1.1"
         self.peer = peer_name(channel.client)
@@ -70,16 +69,6 @@ class RequestAtOnce:
         """Seconds since it arrived."""
         now: float = self._channel.site.reactor.seconds()
         return now - self._since
-
-    def header(self, name: bytes) -> str | None:
-        """Return the last value of a header, decoded as Latin-1."""
-        value = self.getHeader(name)
-        return None if value is None else value.decode("latin-1")
-
-    def getHeader(self, name: bytes) -> bytes | None:
-        """Return the last value of a header."""
-        values = self.requestHeaders.getRawHeaders(name)
-        return values[-1] if values else None
 
     def getHost(self) -> IAddress:
         """Return the local address of the connection."""

@@ -560,7 +560,12 @@ class Channel(StrictChannel):
         request = RequestAtOnce(whole, self, connections.clock.seconds())
         if site.policy.guard(request) is not None:
             return False
-        text = at_once.answer(request)
+        try:
+            text = at_once.answer(request)
+        except Exception:  # It may have done something, so it must not be done again.
+            site.log_failure(request.peer)
+            self.refuse(500, "something went wrong here; it has been logged")
+            return True
         if text is None:
             return False
         body = text.encode()

@@ -181,6 +181,18 @@ class AtOnceTests(SynchronousTestCase):
         self.assertIn(b" 200 ", self.send(post(b"x")))
         self.assertEqual((self.answered, self.server.connected), ([], False))
 
+    def test_failure(self) -> None:
+        """An unexpected exception is 500, and logged; nothing is done a second time."""
+        calls: list[object] = []
+
+        def answer(request: object) -> str:
+            calls.append(request)
+            raise ZeroDivisionError
+
+        self.site.at_once.answer = answer
+        self.assertTrue(self.send(post(b"x")).startswith(b"HTTP/1.1 500 "))
+        self.assertEqual((len(calls), len(self.flushLoggedErrors(ZeroDivisionError))), (1, 1))
+
     def test_off(self) -> None:
         """With fast paths off, nothing is answered at once."""
         FAST_PATHS.enabled = False
