@@ -169,7 +169,7 @@ class History:
             return _begin(topic, rule)
         if topic.replayed is not None:
             replay, its_limit = topic.replayed
-            if its_limit == limit and replay.id == after:
+            if its_limit == limit and replay.id == after and replay.last == last:
                 return replay  # Those whose connections end together come back for the same.
         chosen: list[Publication] = []
         left = limit
