@@ -68,13 +68,11 @@ class TlsSocket(Connection):
         """
         try:
             return super().send(data) if data else 0
-        except WantWriteError:
-            pass
-        except WantReadError:
-            self.awaits_peer = True
+        except (WantReadError, WantWriteError) as reason:
+            self.awaits_peer = isinstance(reason, WantReadError)
+            raise BlockingIOError(EWOULDBLOCK, "TLS has to wait") from None
         except Error:
             raise OSError(ECONNRESET, "TLS cannot go on") from None
-        raise BlockingIOError(EWOULDBLOCK, "TLS has to wait")
 
     def recv(self, size: int, flags: int | None = None) -> bytes:
         """Return what a record holds, or no bytes if the peer has closed its side."""
