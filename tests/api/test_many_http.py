@@ -20,6 +20,7 @@ from pushd.topics.history import Retention
 from pushd.topics.publication import Id
 from pushd.topics.rules import Rule, Rules
 from pushd.views import NotPermitted, Permission
+from tests.support.hypothesis_settings import NO_DEADLINE
 from tests.support.keyring import secret_keys, token
 from tests.support.many_clients import ManyPolls, ManySse, connect_many
 from tests.support.topic_clients import TopicTestCase
@@ -236,6 +237,7 @@ class AuthorizedTests(TopicTestCase):
 class InterleavingTests(TopicTestCase):
     """Whatever happens in between, each topic arrives whole, and once."""
 
+    @NO_DEADLINE
     @given(st.data())
     def test_resume(self, data: st.DataObject) -> None:
         """Clients change their topics and transports, and lose nothing."""
