@@ -23,6 +23,8 @@ PATHS = {
     # Event streams and who posts to them; a second such topic.
     "events": "/events/",
     "announce": "/announce/",
+    # Where they can post many at once; empty if they can't.
+    "announce-batch": "",
     "live": "/live/",
     "announce-live": "/announce-live/",
 }

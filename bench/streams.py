@@ -209,7 +209,7 @@ def run_events(
             if time_ == warm:
                 seen.look("start")
             numbers = range(last + 1, last + burst + 1)
-            if burst > 1 and "announce-batch" in paths:
+            if burst > 1 and paths["announce-batch"]:
                 publisher.publish_batch(paths["announce-batch"], "bench", numbers)
             else:
                 publisher.publish(numbers)

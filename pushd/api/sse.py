@@ -119,19 +119,10 @@ class EventStream:
             subscription.cancel()
 
     def _begin(self) -> None:
-        """Send the head."""
-        request = self._request
+        """Set the headers, which are sent with the first event."""
         for name, value in STREAM_HEADERS.items():
-            request.setHeader(name, value)
-        if self._is_chunked:
-            request.setHeader("transfer-encoding", "chunked")
-        # As twisted.web's ``write`` does, for its ``finish``.
-        request.startedWriting, request.chunked = 1, int(self._is_chunked)
-        request.registerProducer(self, True)
-        head = request.channel.make_head(
-            request.clientproto, b"200", b"OK", request.responseHeaders
-        )
-        self._writer.write(head)
+            self._request.setHeader(name, value)
+        self._request.registerProducer(self, True)
         self._keep_alives.start(self)
 
     def tell_presence(self, presence: Presence, topic: str) -> None:
@@ -317,8 +308,21 @@ class EventStream:
     def _pass_on(self, data: bytes) -> None:
         """Give something to the connection."""
         self._request.sentLength += len(data)
+        if not self._request.startedWriting:
+            data = self._make_head() + data
         # Only the channel counts what grows a buffer that is full.
         (self._request.channel if self._paused else self._writer).write(data)
+
+    def _make_head(self) -> bytes:
+        """Return the head, and let twisted.web know that it is written."""
+        request = self._request
+        request.startedWriting, request.chunked = 1, int(self._is_chunked)
+        if self._is_chunked:
+            request.setHeader("transfer-encoding", "chunked")
+        head: bytes = request.channel.make_head(
+            request.clientproto, b"200", b"OK", request.responseHeaders
+        )
+        return head
 
     def _finish(self) -> None:
         self._cork.flush()  # Before something is written in another way.

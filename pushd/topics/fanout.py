@@ -84,8 +84,8 @@ _CACHE_TTL = 5.0
 _CACHED_FROM = 512
 
 
-# How many bytes of them are delivered at a time: what a connection takes until it has no room.
-_PIECE_SIZE = 1 << 16
+# How many bytes of them are delivered at a time: before each piece a subscriber is asked for room.
+_PIECE_SIZE = 1 << 14
 
 
 # What tells some publications of a cache from others.

@@ -16,6 +16,7 @@ from pushd.access.limits import Limits
 from pushd.api import longpoll
 from pushd.api.many_http import ManyEventStream, ManyLongPoll, _item, _TopicItems
 from pushd.schedule.turns import Turns
+from pushd.topics import fanout
 from pushd.topics.history import Retention
 from pushd.topics.publication import Id
 from pushd.topics.rules import Rule, Rules
@@ -410,6 +411,7 @@ class DependencyTests(TopicTestCase):
     def test_full_poll(self) -> None:
         """A poll takes no more than is enough; the next one gets the rest."""
         self.patch(longpoll, "_ENOUGH", 1000)
+        self.patch(fanout, "_PIECE_SIZE", 0)
         polls = ManyPolls(self.daemon, "topic=a&topic=b")
         polls.take()
         for _ in range(3):

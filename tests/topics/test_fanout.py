@@ -57,8 +57,8 @@ class BatchCacheTests(SynchronousTestCase):
         self.assertEqual([one.count for one in self.use(*many[:-1])], [49])
 
     def test_pieces(self) -> None:
-        """A batch has 64 KiB at most, or a single publication."""
-        sizes = [30_000, 30_000, 30_000, 100_000, 1, 1]
+        """A batch has 16 KiB at most, or a single publication."""
+        sizes = [8_000, 8_000, 8_000, 100_000, 1, 1]
         batches = self.use(*publications(5, *map(bytes, sizes)))
         self.assertEqual([one.count for one in batches], [2, 1, 1, 2])
         self.assertEqual([one.first for one in batches], [5, 7, 8, 9])

@@ -100,7 +100,7 @@ class SubscriptionTests(HubTestCase):
 
     def test_shared(self) -> None:
         """What many read together is one batch, rendered once for all of them."""
-        self.patch(fanout, "_PIECE_SIZE", 1 << 16)
+        self.patch(fanout, "_PIECE_SIZE", 1 << 14)
         for _ in range(20):
             self.publish("x" * 50)
         batches: list[Batch] = []

@@ -15,6 +15,7 @@ from pushd.protocols.websocket.subscriber import (
     JsonWebSocketSubscriber,
     WebSocketSubscriber,
 )
+from pushd.topics import fanout
 from pushd.topics.broker import MemoryBroker
 from pushd.topics.fanout import Send
 from pushd.topics.history import History, Retention
@@ -91,7 +92,8 @@ class SubscriberTests(SynchronousTestCase):
     """Subscribers that send plain frames, and JSON."""
 
     def setUp(self) -> None:
-        """Make a hub and a fake WebSocket."""
+        """Make a hub, which passes on publications one by one, and a fake WebSocket."""
+        self.patch(fanout, "_PIECE_SIZE", 0)
         self.clock = Clock()
         self.broker = MemoryBroker(self.clock, History(self.clock, Retention(), lambda: "e"))
         self.hub = Hub(self.broker, self.clock)

@@ -9,6 +9,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.protocols.websocket.subscriptions import TopicSubscriber, WebSocketSubscriptions
+from pushd.topics import fanout
 from pushd.topics.broker import MemoryBroker
 from pushd.topics.history import History, Retention
 from pushd.topics.hub import Hub
@@ -20,7 +21,8 @@ class SubscriptionsTests(SynchronousTestCase):
     """Many topics on one connection that has room for some messages."""
 
     def setUp(self) -> None:
-        """Make the connection, a hub and a broker."""
+        """Make the connection, a broker, and a hub that passes on publications one by one."""
+        self.patch(fanout, "_PIECE_SIZE", 0)
         self.clock = Clock()
         self.broker = MemoryBroker(self.clock, History(self.clock, Retention(), lambda: "e"))
         self.addCleanup(self.broker.stop)
