@@ -391,12 +391,20 @@ class Play:
             yield self.clients[-1 - which]
 
 
+# What a broker with Redis remembers of the last topics that it published to: a thousand at most.
+_BOUNDED = "._broker._commands._places"
+
+
 class AccountingTests(SynchronousTestCase):
     """Nothing is left of what clients have done."""
 
     def assert_same(self, before: dict[str, object], after: dict[str, object]) -> None:
         """Assert that two accounts are equal; else show what differs."""
-        changed = {one for one in {*before, *after} if before.get(one) != after.get(one)}
+        changed = {
+            one
+            for one in {*before, *after}
+            if before.get(one) != after.get(one) and not one.startswith(_BOUNDED)
+        }
         self.assertEqual({one: (before.get(one), after.get(one)) for one in changed}, {})
 
     def check(self, play: Play, acts: list[tuple[Any, ...]]) -> None:
@@ -412,7 +420,9 @@ class AccountingTests(SynchronousTestCase):
         """Make a daemon that keeps its topics in a fake Redis."""
         servers: list[FakeRedis] = []
 
-        def open_session(reactor: Any, _: object, on_message: Any, on_lost: Any) -> Any:
+        def open_session(
+            reactor: Any, _: object, on_message: Any, on_lost: Any, write: object
+        ) -> Any:
             if not servers:
                 servers.append(FakeRedis(reactor))
             return servers[0].open(on_message, on_lost)

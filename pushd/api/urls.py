@@ -162,7 +162,7 @@ def control_site(
             return None
         return publish_at_once(state, request, request.path[len(_TOPICS) :])
 
-    return PushdSite(find, policy, reactor, AtOnce(answer_at_once, views.factory.cork, reactor))
+    return PushdSite(find, policy, reactor, AtOnce(answer_at_once, views.factory.cork, policy.wall))
 
 
 def _chooses_topics(request: Any) -> bool:

@@ -17,14 +17,13 @@ from io import BytesIO
 from types import MappingProxyType
 from typing import Any
 
-from twisted.internet.interfaces import IAddress, IReactorTime
-from twisted.web.http import datetimeToString
+from twisted.internet.interfaces import IAddress
 
 from pushd.protocols.cork import Cork
 from pushd.protocols.http.headers import RequestHeaders, WholeRequest
 from pushd.protocols.http.request import peer_name
 from pushd.protocols.http.response import JSON_HEADERS
-from pushd.protocols.http.strict import SHARED_HEADERS
+from pushd.protocols.http.strict import SHARED_HEADERS, date_of
 
 # The head of every answer, but for its Date and its length.
 _HEAD = b"".join(
@@ -81,24 +80,28 @@ class AtOnce:
 
     :param answer: returns the text of the answer; None to leave a request to the long way.
     :param cork: holds answers back, to hand those of many connections to the kernel together.
+    :param wall: the time of day, in seconds since 1970.
     """
 
     def __init__(
-        self, answer: Callable[[RequestAtOnce], str | None], cork: Cork, clock: IReactorTime
+        self,
+        answer: Callable[[RequestAtOnce], str | None],
+        cork: Cork,
+        wall: Callable[[], float],
     ) -> None:
         self.answer = answer
         self.cork = cork
-        self._clock = clock
-        # The second of the clock in which the Date was made, and the head with it.
+        self._wall = wall
+        # The second of the Date, and the head with it.
         self._second = -1
         self._head = b""
 
     def write_head(self, length: int) -> bytes:
         """Return the head of an answer."""
-        second = int(self._clock.seconds())
+        second = int(self._wall())
         if second != self._second:
             self._second = second
-            self._head = b"%bDate: %b\r\nContent-Length: " % (_HEAD, datetimeToString())
+            self._head = b"%bDate: %b\r\nContent-Length: " % (_HEAD, date_of(second))
         return b"%b%d\r\n\r\n" % (self._head, length)
 
 

@@ -8,8 +8,8 @@ from typing import Any
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
+from pushd.protocols.cork import Cork
 from pushd.protocols.fast_paths import FAST_PATHS
-from pushd.protocols.http import at_once
 from pushd.protocols.http.at_once import AtOnce, keeps_open
 from pushd.protocols.http.headers import RequestHeaders
 from pushd.testing import Daemon
@@ -99,11 +99,10 @@ class AtOnceTests(SynchronousTestCase):
 
     def test_date(self) -> None:
         """The Date is that of the second."""
-        dates = iter([b"first", b"second"])
-        self.patch(at_once, "datetimeToString", lambda: next(dates))
-        for seconds, date in ((0.1, b"first"), (0.1, b"first"), (1, b"second")):
+        for seconds, date in ((0.1, b"00:00:00"), (0.1, b"00:00:00"), (1, b"00:00:01")):
             self.daemon.advance(seconds)
-            self.assertIn(b"\r\nDate: " + date + b"\r\n", self.send(post(b"x")))
+            line = b"\r\nDate: Thu, 01 Jan 1970 " + date + b" GMT\r\n"
+            self.assertIn(line, self.send(post(b"x")))
 
     def test_left(self) -> None:
         """What is unusual or wrong is left to the long way, and is done once."""
@@ -229,6 +228,7 @@ class HeaderTests(SynchronousTestCase):
             self.assertIs(keeps_open(RequestHeaders(headers)), open, headers)
 
     def test_head(self) -> None:
-        """The head ends with the length."""
-        made = AtOnce(lambda request: None, None, Daemon({}).clock)  # type: ignore[arg-type]
-        self.assertTrue(made.write_head(12).endswith(b"\r\nContent-Length: 12\r\n\r\n"))
+        """The head ends with the date, which is the clock's, and the length."""
+        made = AtOnce(lambda request: None, Cork(), lambda: 1.5)
+        date = b"\r\nDate: Thu, 01 Jan 1970 00:00:01 GMT"
+        self.assertTrue(made.write_head(12).endswith(date + b"\r\nContent-Length: 12\r\n\r\n"))

@@ -15,6 +15,7 @@ from pushd.topics.history import Retention
 from pushd.topics.publication import Publication
 from pushd.topics.redis.address import RedisAddress
 from pushd.topics.redis.broker import RedisBroker
+from pushd.topics.redis.revocations import READ_REVOCATIONS
 from pushd.topics.redis.scripts import PUBLISH, REPLAY, SETTLE, RedisNames
 from pushd.topics.redis.session import open_session
 from tests.support.call_counts import calls_of
@@ -71,6 +72,8 @@ class CostTests(SessionTestCase):
             return b"$1\r\ng\r\n"
         if digest == REPLAY.sha1:
             return b"*6\r\n$1\r\ne\r\n$1\r\n0\r\n:0\r\n$1\r\n0\r\n*0\r\n$1\r\n0\r\n"
+        if digest == READ_REVOCATIONS.sha1:
+            return b"*0\r\n"
         self.assertEqual(digest, PUBLISH.sha1)
         return b"*1\r\n$3\r\ne:1\r\n"
 
