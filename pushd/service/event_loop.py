@@ -66,12 +66,12 @@ def _log_error(loop: AbstractEventLoop, context: dict[str, Any]) -> None:
     """Log what asyncio reports: the exception of a task that nobody has asked for, for example."""
     error = context.get("exception")
     fields = {
-        "event": "task_failed",
         "report": context["message"],
         "task": repr(context.get("task") or context.get("future") or context.get("handle")),
     }
     if isinstance(error, BaseException):
         failure = Failure(error, type(error), error.__traceback__)
-        _log.failure("asyncio: {report} ({task})", failure=failure, **fields)
+        line = "asyncio: {report} ({task})"
+        _log.failure(line, failure=failure, event="task_failed", **fields)
     else:
-        _log.error("asyncio: {report} ({task})", **fields)
+        _log.error("asyncio: {report} ({task})", event="task_failed", **fields)
