@@ -428,8 +428,10 @@ class ViewRun:
             self._cancel()
         elif asyncio.isfuture(awaited):
             awaited.add_done_callback(self._awaited_fired)
-        elif not isinstance(awaited, Deferred):  # The next iteration of asyncio's loop.
-            self._runner.clock.callLater(0, self._cancel_schedules)
+        elif isinstance(awaited, asyncio.Handle):  # The next iteration of the loop.
+            asyncio.get_running_loop().call_soon(self._cancel_schedules)
+        elif not isinstance(awaited, Deferred):
+            return  # No other awaitable leads to a schedule.
         elif not websocket.will_notify(awaited):
             schedules = awaited_schedules(awaited)
             for schedule in schedules:
