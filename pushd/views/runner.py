@@ -36,6 +36,7 @@ MAX_GRACE = 60.0
 # Texts of the errors that asyncio, pushd, sniffio and anyio raise without asyncio's event loop.
 _SIGNS = (
     "no running event loop",
+    "no current event loop",
     NEEDS_ASYNCIO,
     "unknown async library",
     "asynchronous event loop",

@@ -167,7 +167,7 @@ class AwaitTests(AsyncioViewTestCase):
             for make in (websocket.wait, wait):
                 try:
                     async with asyncio.timeout(1):
-                        self.notes.append(await asyncio.create_task(make()))  # type: ignore[arg-type]
+                        self.notes.append(await asyncio.create_task(make()))
                 except TimeoutError:
                     self.notes.append("timeout")
             for _ in range(2):
@@ -242,7 +242,8 @@ class EndTests(AsyncioViewTestCase):
 
     def test_schedule_later(self) -> None:
         """So is one that comes to a schedule behind other awaits, of each kind."""
-        for pause in (lambda clock: asyncio.sleep(1), lambda clock: deferLater(clock, 1)):
+        pauses: list[Any] = [lambda clock: asyncio.sleep(1), lambda clock: deferLater(clock, 1)]
+        for pause in pauses:
             self.notes.clear()
 
             async def view(request: Request, pause: Any = pause) -> None:
@@ -419,11 +420,17 @@ class CancellationTests(SynchronousTestCase):
 
     def test_kinds(self) -> None:
         """Both CancelledErrors do, alone or together in a group; a group with another does not."""
-        gone = (CancelledError(), asyncio.CancelledError(), ConversationOver())
-        for error in (*gone, BaseExceptionGroup("", gone)):
+        gone: tuple[BaseException, ...] = (
+            CancelledError(),
+            asyncio.CancelledError(),
+            ConversationOver(),
+        )
+        errors: list[BaseException] = [*gone, BaseExceptionGroup("", gone)]
+        for error in errors:
             self.assertTrue(is_cancellation(Failure(error)), error)
         self.assertTrue(is_cancellation(Failure(FirstError(Failure(gone[1]), 0))))
-        for error in (ValueError(), BaseExceptionGroup("", [*gone, ValueError()])):
+        errors = [ValueError(), BaseExceptionGroup("", [*gone, ValueError()])]
+        for error in errors:
             self.assertFalse(is_cancellation(Failure(error)), error)
 
 
