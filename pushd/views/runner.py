@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
+from asyncio import AbstractEventLoop
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar, copy_context
@@ -18,8 +20,16 @@ from twisted.python.failure import Failure
 
 from pushd.errors import ConversationOver
 from pushd.protocols.websocket.grace import MAX_IGNORED
+from pushd.schedule.asyncio_task import AsyncioTask
 from pushd.schedule.awaited_schedules import awaited_schedules
-from pushd.schedule.coroutine import SLOW_STEP, CheapAwaitable, Task, current_task
+from pushd.schedule.coroutine import (
+    NEEDS_ASYNCIO,
+    SLOW_STEP,
+    Awaited,
+    CheapAwaitable,
+    Task,
+    current_task,
+)
 from pushd.schedule.timeouts import TimeoutQueue
 from pushd.views.request import Request, View, name_of
 
@@ -29,6 +39,15 @@ _log = Logger(namespace="pushd.views")
 #: message that it still reads renews it, until the view has had MAX_GRACE in all.
 GRACE = 5
 MAX_GRACE = 60.0
+
+# Texts of the errors that asyncio, pushd, sniffio and anyio raise without asyncio's event loop.
+_SIGNS = (
+    "no running event loop",
+    "no current event loop",
+    NEEDS_ASYNCIO,
+    "unknown async library",
+    "asynchronous event loop",
+)
 
 # Seconds between two lines about threads that are all in use.
 _BUSY_PAUSE = 60.0
@@ -65,10 +84,19 @@ class ViewRunner:
     :param clock: where time comes from.
     :param threads: where blocking views run.
     :param grace: how long a view may run after the end of its conversation, in seconds.
+    :param loop: asyncio's event loop, if the reactor runs on one.
     """
 
-    def __init__(self, clock: IReactorTime, threads: Threads, *, grace: float = GRACE) -> None:
+    def __init__(
+        self,
+        clock: IReactorTime,
+        threads: Threads,
+        *,
+        grace: float = GRACE,
+        loop: AbstractEventLoop | None = None,
+    ) -> None:
         self.clock = clock
+        self.loop = loop
         self.threads = threads
         self.grace = grace
         #: Runs whose conversation is over.
@@ -252,12 +280,17 @@ class ViewRun:
         return None if current_task() is None else False
 
     @property
+    def cancellation(self) -> type[BaseException]:
+        """What is raised where the view is ended: of its two kinds, that of the event loop."""
+        return asyncio.CancelledError if isinstance(self._work, AsyncioTask) else CancelledError
+
+    @property
     def is_awaited(self) -> bool:
         """Whether a daemon that stops waits for this run during its grace."""
         return self._state is _State.ON_REACTOR or self._reads_on
 
     @property
-    def _awaited(self) -> CheapAwaitable | Deferred[Any] | None:
+    def _awaited(self) -> Awaited | None:
         """What a view on the reactor waits for, at its outermost ``await``; None if it runs."""
         work = self._work
         return work.awaited if isinstance(work, Task) else work
@@ -275,11 +308,15 @@ class ViewRun:
             self._start_in_thread(request)
             return
         self._state = _State.ON_REACTOR
-        clock = self._runner.clock
+        clock, loop = self._runner.clock, self._runner.loop
         result = self._call(request)
         del request
         if isinstance(result, CoroutineType):
-            self._work = task = Task(result, clock, self._warn_blocked, self._finish)
+            task = self._work = (
+                Task(result, clock, self._warn_blocked, self._finish)
+                if loop is None
+                else AsyncioTask(result, clock, self._warn_blocked, self._finish, loop=loop)
+            )
             task.advance()
         elif isinstance(result, Deferred):
             self._work = result
@@ -389,8 +426,12 @@ class ViewRun:
             if retry:
                 self._runner.clock.callLater(0, self._cancel_schedules, retry=False)
         elif isinstance(awaited, CheapAwaitable):
-            awaited.cancel()
-        else:
+            self._cancel()
+        elif asyncio.isfuture(awaited):
+            awaited.add_done_callback(self._awaited_fired)
+        elif isinstance(awaited, asyncio.Handle):  # The next iteration of the loop.
+            asyncio.get_running_loop().call_soon(self._cancel_schedules)
+        elif isinstance(awaited, Deferred):
             schedules = awaited_schedules(awaited)
             for schedule in schedules:
                 schedule.cancel()
@@ -433,7 +474,10 @@ class ViewRun:
         awaited = self._awaited
         if awaited is None:
             return  # It runs, or has not returned what could be cancelled.
-        if isinstance(awaited, CheapAwaitable):
+        if isinstance(self._work, AsyncioTask) and self._state is not _State.DROPPED:
+            self._work.cancel_now()
+            return
+        if not isinstance(awaited, Deferred):
             awaited.cancel()
             return
         try:
@@ -503,8 +547,24 @@ def _makes_coroutine(view: View) -> bool:
     return type(view) is FunctionType and bool(view.__code__.co_flags & inspect.CO_COROUTINE)
 
 
+def asks_for_asyncio(failure: Failure) -> bool:
+    """Whether a view failed as it used something of asyncio's without asyncio's event loop."""
+    error = failure.value
+    while error is not None:
+        if any(sign in str(error) for sign in _SIGNS):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def is_cancellation(failure: Failure) -> bool:
     """Whether a view ended by being cancelled, which is no error."""
     while failure.check(FirstError):  # It was cancelled in gatherResults.
         failure = cast(FirstError, failure.value).subFailure
-    return failure.check(CancelledError, ConversationOver) is not None
+    return _is_cancellation(failure.value)
+
+
+def _is_cancellation(error: BaseException | None) -> bool:
+    if isinstance(error, BaseExceptionGroup):  # In a TaskGroup, that is.
+        return all(map(_is_cancellation, error.exceptions))
+    return isinstance(error, CancelledError | asyncio.CancelledError | ConversationOver)

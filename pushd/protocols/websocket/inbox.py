@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from sys import getsizeof
-from typing import Protocol
+from typing import Any, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -39,6 +39,17 @@ class Source(Protocol):
 
     def resume_reading(self) -> None:
         """Deliver what has arrived in the meantime, and read on."""
+
+
+class NextMessage(Deferred[str | bytes | None]):
+    """What a task awaits that waits for a message."""
+
+    inbox: Inbox
+
+    def give_back(self, message: str | bytes | None) -> None:
+        """Put a message back that this has fired with: the task was cancelled meanwhile."""
+        if message is not None:
+            self.inbox.put_back(message)
 
 
 class Inbox(CheapAwaitable):
@@ -76,7 +87,7 @@ class Inbox(CheapAwaitable):
         #: The connection, while it is open.
         self.source: Source | None = None
         #: What a task awaits for the next message: a Deferred or the inbox itself.
-        self.waiter: Deferred[str | bytes | None] | Inbox | None = None
+        self.waiter: NextMessage | Inbox | None = None
         # Called with the next message, or with None at the end.
         self._resume: Callable[[str | bytes | Failure | None], object] | None = None
         self._timer: IDelayedCall | None = None
@@ -109,6 +120,15 @@ class Inbox(CheapAwaitable):
                 self._paused = True
                 source.pause_reading()
 
+    def put_back(self, message: str | bytes) -> None:
+        """Put a message back that came before all others, or give it to the task that waits."""
+        if self.waiter is not None:
+            self.put(message)
+            return
+        others, self.messages = self.messages, deque[tuple[str | bytes, int, bool]]()
+        self.put(message)
+        self.messages.extend(others)
+
     def take(self) -> str | bytes:
         """Take the next message; there must be one."""
         assert isinstance(self.messages, deque)
@@ -122,7 +142,7 @@ class Inbox(CheapAwaitable):
             self.source.resume_reading()
         return message
 
-    def wait(self, timeout: float | None) -> Deferred[str | bytes | None]:
+    def wait(self, timeout: float | None) -> NextMessage:
         """Return a Deferred that fires with the next message, or with None at the end.
 
         The inbox must be empty, and no other task may wait.
@@ -132,10 +152,14 @@ class Inbox(CheapAwaitable):
         if timeout is not None:
             # First, as the clock may refuse it.
             self._timer = self._clock.callLater(timeout, self._time_out, timeout)
-        waiter: Deferred[str | bytes | None] = Deferred(self._stop_waiting)
-        self.waiter = waiter
+        waiter = self.waiter = NextMessage(self._stop_waiting)
+        waiter.inbox = self
         self._resume = waiter.callback
         return waiter
+
+    def as_deferred(self) -> Deferred[Any]:
+        """Wait as ``wait`` does: for what can only await Deferreds."""
+        return self.wait(None)
 
     def start(self, resume: Callable[..., object]) -> None:
         """Wait for the next message, as ``wait`` does; called for what awaits the inbox."""
