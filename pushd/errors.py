@@ -153,6 +153,10 @@ class ThreadsBusy(PushdError):
     """Every thread for blocking views is in use."""
 
 
+class StartFailed(PushdError):
+    """An application says that it cannot start, and perhaps why."""
+
+
 class SocketInUse(PushdError):
     """The path of a Unix socket is in use: the text says by what."""
 

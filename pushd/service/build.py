@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from asyncio import AbstractEventLoop
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,6 +28,8 @@ from pushd.api.resource import DaemonState
 from pushd.api.topics import TopicDependencies
 from pushd.api.urls import control_site, public_site
 from pushd.gateways.application import find_authorizer
+from pushd.gateways.asgi.gateway import AsgiGateway
+from pushd.gateways.files import ApplicationFiles
 from pushd.gateways.wsgi import Pool, WsgiGateway
 from pushd.options.settings import Settings
 from pushd.protocols.cork import Cork
@@ -40,6 +43,7 @@ from pushd.schedule.coalescing import CoalescingClock
 from pushd.schedule.histogram import Histogram
 from pushd.schedule.ticks import lateness_of
 from pushd.service.daemon import Drain, PushService
+from pushd.service.lifespan import LifespanService
 from pushd.service.listening import PortService
 from pushd.service.metrics import MetricsCollector, PoolUsage, TopicCollector
 from pushd.service.reload import LiveSettings
@@ -116,6 +120,7 @@ class Runtime:
     cork: Cork = field(default_factory=Cork)
     lag: Histogram = field(default_factory=Histogram)
     allow_connections: Callable[[int], int] = lambda wanted: wanted
+    loop: AbstractEventLoop | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +150,9 @@ def build(settings: Settings, runtime: Runtime) -> PushService:
     state = _build_state(inputs)
     views = _build_views(inputs, state)
     readiness = Readiness(state.broker.fault)
-    public = _build_public_site(inputs, state, views)
+    pool = _make_page_pool(inputs)
+    application = _build_application(inputs, views, pool)
+    public = _build_public_site(inputs, state, views, pool, application)
     control = control_site(
         runtime.reactor,
         control_policy(runtime.reactor, live, inputs.counters, inputs.memory),
@@ -161,7 +168,10 @@ def build(settings: Settings, runtime: Runtime) -> PushService:
         views=views.runner,
         public=[_public_port(runtime.reactor, one, public) for one in settings.listen],
         control=[_control_port(runtime.reactor, one, control) for one in settings.control],
+        application=application if isinstance(application, AsgiGateway) else None,
     )
+    if isinstance(application, AsgiGateway):
+        service.addService(LifespanService(application.lifespan, application.loop))
     service.appliers.append(live.apply)
     service.stopping += [runtime.threads.stop, public.policy.throttle.stop]
     service.addService(InProcess(BlockingPublisher(views.publisher, runtime.threads)))
@@ -257,15 +267,24 @@ def _build_views(inputs: _BuildInputs, state: DaemonState) -> ViewDependencies:
     )
 
 
+def _make_page_pool(inputs: _BuildInputs) -> Pool | None:
+    """Make the threads of a WSGI application and of an authorizer; None without either."""
+    settings = inputs.settings
+    if settings.wsgi is None and _find_authorizer(settings) is None:
+        return None
+    return inputs.runtime.threads.make_page_pool(settings.wsgi_threads)
+
+
 def _build_public_site(
-    inputs: _BuildInputs, state: DaemonState, views: ViewDependencies
+    inputs: _BuildInputs,
+    state: DaemonState,
+    views: ViewDependencies,
+    pool: Pool | None,
+    application: WsgiGateway | AsgiGateway | None,
 ) -> PushdSite:
     """Build the site of the public port: views, topics, and an application or static files."""
     runtime, settings = inputs.runtime, inputs.settings
-    authorize, pool = _find_authorizer(settings), None
-    if settings.wsgi is not None or authorize is not None:
-        pool = runtime.threads.make_page_pool(settings.wsgi_threads)
-    authorizer = None
+    authorize, authorizer = _find_authorizer(settings), None
     if authorize is not None and pool is not None:
         authorizer = _build_authorizer(inputs, views, state, authorize, pool)
     return public_site(
@@ -276,7 +295,7 @@ def _build_public_site(
         settings.routes,
         TopicDependencies(runtime.reactor, views, state, authorizer),
         StaticFiles([*_own_files(settings), shipped_client()], _hidden_files(settings)),
-        _build_application(inputs, views, pool),
+        application,
     )
 
 
@@ -312,9 +331,15 @@ def _build_authorizer(
 
 def _build_application(
     inputs: _BuildInputs, views: ViewDependencies, pool: Pool | None
-) -> WsgiGateway | None:
+) -> WsgiGateway | AsgiGateway | None:
     """Build what an application's pages are made with; None without an application."""
     runtime, settings = inputs.runtime, inputs.settings
+    files = ApplicationFiles(StaticFiles(_own_files(settings)), StaticFiles([shipped_client()]))
+    if settings.asgi is not None:
+        assert runtime.loop is not None  # --asgi implies --loop asyncio.
+        return AsgiGateway(
+            settings.asgi, views, root=settings.root_path, loop=runtime.loop, files=files
+        )
     if settings.wsgi is None or pool is None:
         return None
     return WsgiGateway(

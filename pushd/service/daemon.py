@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, gatherResults, succeed
@@ -29,6 +29,16 @@ _LAST_REQUESTS = 1.0
 _LAST_WRITES = 0.1
 
 
+class Application(Protocol):
+    """An application that is told when the daemon stops."""
+
+    def settled(self) -> Deferred[None]:
+        """Return a Deferred that fires when it is doing nothing any more."""
+
+    def stop(self) -> Deferred[None]:
+        """End it; the Deferred fires when it has ended."""
+
+
 class PushService(MultiService):
     """Everything that is started and stopped with the daemon.
 
@@ -39,6 +49,7 @@ class PushService(MultiService):
     :param state: the broker, the scheduled publications, the connections and the limits.
     :param drain: closes the open connections.
     :param views: waited for until they have ended after their conversations, or for their grace.
+    :param application: as well.
     """
 
     def __init__(
@@ -50,6 +61,7 @@ class PushService(MultiService):
         views: ViewRunner,
         public: Sequence[PortService],
         control: Sequence[PortService],
+        application: Application | None = None,
     ) -> None:
         super().__init__()
         self._clock = state.clock
@@ -59,6 +71,7 @@ class PushService(MultiService):
         self._readiness = readiness
         self._drain = drain
         self._views = views
+        self._application = application
         #: Limits in force.
         self.limits: Limits = state.limits
         #: Open connections.
@@ -109,6 +122,9 @@ class PushService(MultiService):
         await self._wait(closed, begin + seconds - self._clock.seconds())
         # They may still read messages, clean up, and publish.
         await self._wait(self._views.settled(), self._views.grace)
+        if self._application is not None:
+            await self._wait(self._application.settled(), self._views.grace)
+            await self._wait(self._application.stop(), self._views.grace)
         self._scheduled.stop()
         await self._wait(self._presence.leave(), _LAST_REQUESTS)
         self._presence.stop()

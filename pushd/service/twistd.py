@@ -103,6 +103,7 @@ def _make_runtime(reactor: Any, settings: Settings, lag: Histogram) -> Runtime:
         cork=cork,
         lag=lag,
         allow_connections=allow_connections,
+        loop=getattr(reactor, "_asyncioEventloop", None),
     )
 
 

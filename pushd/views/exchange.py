@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -225,7 +226,12 @@ class WebSocketExchange(_Exchange):
         self._identity = fields["identity"]
         self._start(Request(websocket=self._websocket, subprotocols=self.subprotocols, **fields))
 
-    def accept(self, websocket: WebSocket, subprotocol: str | None) -> PushProtocol:
+    def accept(
+        self,
+        websocket: WebSocket,
+        subprotocol: str | None,
+        headers: Sequence[tuple[bytes, bytes]] = (),
+    ) -> PushProtocol:
         """Answer 101, and let the connection speak WebSocket from now on."""
         dependencies = self._dependencies
         http, self._http = self._http, None
@@ -235,6 +241,8 @@ class WebSocketExchange(_Exchange):
         # Free what is of no use any more, as the connection may stay for days.
         handshake = self._handshake
         del self._handshake
+        if headers:
+            handshake = handshake._replace(headers=headers)
         http.requestHeaders.fold()
         transport = channel.transport
         try:
