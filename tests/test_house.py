@@ -53,6 +53,18 @@ AUTOBAHN_PACKAGES = ("protocols.websocket", "testing")
 # Modules that may use private names of Twisted and Autobahn, and change a reactor.
 FAST_PATHS = ("service.reactor", "protocols.twisted_internals", "protocols.websocket.protocol")
 
+# Names of asyncio's that are documented for event loops and tasks of other kinds, or that anyio
+# reads of every task.
+ASYNCIO = {
+    "_enter_task",
+    "_leave_task",
+    "_register_task",
+    "_unregister_task",
+    "_get_running_loop",
+    "_set_running_loop",
+    "_asyncio_future_blocking",
+}
+
 # Module names that say nothing about their contents.
 BANNED_NAMES = {"base", "common", "helpers", "manager", "managers", "misc", "util", "utils"}
 
@@ -231,7 +243,7 @@ def find_foreign_names(modules: Sources) -> list[str]:
         for name, source in modules.items()
         if name not in FAST_PATHS
         for line, used in _used_names(ast.parse(source))
-        if _is_private(used) and used not in own
+        if _is_private(used) and used not in own and used not in ASYNCIO
     ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from getopt import GetoptError
 from shutil import get_terminal_size
 
@@ -14,6 +14,7 @@ from twisted.python.usage import UsageError
 from pushd import __version__
 from pushd.errors import InvalidOptions
 from pushd.options.conflicts import EXPOSED, find_conflicts, find_exposed
+from pushd.options.event_loop import install_asyncio, reason_for_asyncio
 from pushd.options.help import write_help
 from pushd.options.option import Option, make_settings
 from pushd.options.settings import OPTIONS, Settings
@@ -48,6 +49,8 @@ class Options(UsageOptions):
     value comes from, what it is, and what is allowed.
 
     :param environ: the environment; None for that of the process.
+    :param install_asyncio: makes asyncio's event loop that of the reactor. It is called before any
+        view is imported.
     """
 
     synopsis = "[options]"
@@ -56,7 +59,12 @@ class Options(UsageOptions):
         "polling, and the static client."
     )
 
-    def __init__(self, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        environ: Mapping[str, str] | None = None,
+        install_asyncio: Callable[[], object] = install_asyncio,
+    ) -> None:
+        self._install_asyncio = install_asyncio
         self._environ = os.environ if environ is None else environ
         self._given: dict[str, list[str]] = {}
         self._file = self._environ.get("PUSHD_CONFIG")
@@ -115,6 +123,7 @@ class Options(UsageOptions):
     def postOptions(self) -> None:
         """Make the settings."""
         try:
+            self._choose_loop()
             self.settings, self.given = self.resolve()
         except InvalidOptions as mistakes:
             raise SystemExit("\n".join(f"pushd: {line}" for line in mistakes.lines)) from None
@@ -125,6 +134,17 @@ class Options(UsageOptions):
             for line in self.warnings():
                 print(f"pushd: {line}", file=sys.stderr)  # noqa: T201 - the output asked for
             raise _print_and_exit(self.effective())
+
+    def _choose_loop(self) -> None:
+        """Install asyncio's event loop if the options ask for it. Raises InvalidOptions."""
+        given, _, _ = Sources(self._given, self._environ, self._file).collect(OPTIONS)
+        reason = reason_for_asyncio(given)
+        if reason is None:
+            return
+        try:
+            self._install_asyncio()
+        except RuntimeError as error:
+            raise InvalidOptions([f"{reason.where} {reason.text}: {error}"]) from None
 
     def effective(self) -> str:
         """Return a configuration file with the values of all options, and the rules for topics."""

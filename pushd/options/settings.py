@@ -14,6 +14,7 @@ from pushd.access.tokens import TokenKeys, read_token_keys
 from pushd.api.playground import Playground
 from pushd.gateways.application import Application
 from pushd.gateways.asgi.scope import Application as AsgiApplication
+from pushd.options.event_loop import ASYNCIO, TWISTED
 from pushd.options.option import (
     Option,
     Values,
@@ -158,6 +159,15 @@ class Settings:
         "Time that a view has after the end of its WebSocket before it is ended. Each message "
         "that it still reads renews it, up to a minute in all.",
         default=f"{GRACE}",
+    )
+    loop: str = setting(
+        VIEWS,
+        "loop",
+        "twisted|asyncio",
+        one_of(TWISTED, ASYNCIO),
+        "Event loop: with asyncio, async def views can await what is asyncio's, such as libraries "
+        "for databases and HTTP, on uvloop if that is installed; twisted is faster.",
+        default=TWISTED,
     )
     wsgi: Application | None = setting(
         VIEWS,

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import suppress
 from contextvars import copy_context
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
+
+#: What a view has to be told that awaits something of asyncio's on another event loop.
+NEEDS_ASYNCIO = "to await what is asyncio's, start pushd with --loop asyncio (docs/asyncio.md)"
 
 #: A step of a coroutine that holds the reactor for longer is reported, in seconds.
 SLOW_STEP = 0.5
@@ -78,6 +81,13 @@ class CheapAwaitable:
         self.cancel()
 
 
+class Awaited(Protocol):
+    """What a coroutine awaits: a Deferred, a CheapAwaitable or a future of asyncio's."""
+
+    def cancel(self) -> object:
+        """End the wait."""
+
+
 class Task:
     """Runs a coroutine, and knows whether it is running and, if not, what it awaits.
 
@@ -104,7 +114,7 @@ class Task:
         self._blocked = blocked
         self._done = done
         self.running = False
-        self.awaited: Deferred[Any] | CheapAwaitable | None = None
+        self.awaited: Awaited | None = None
 
     def drop(self) -> None:
         """Close the coroutine; it never runs again, even if it ignores that.
@@ -161,5 +171,8 @@ class Task:
             self.awaited = awaited
             awaited.addBoth(self.advance)
         else:
-            wrong = f"cannot await {awaited!r}: wrap asyncio's awaitables in Deferred.fromFuture"
-            self.advance(Failure(TypeError(wrong)))
+            self._await_other(awaited)
+
+    def _await_other(self, awaited: object) -> None:
+        """Let the coroutine know that it cannot await this."""
+        self.advance(Failure(TypeError(f"cannot await {awaited!r}: {NEEDS_ASYNCIO}")))

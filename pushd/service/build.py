@@ -111,6 +111,7 @@ class Runtime:
     :param cork: groups what is written during one iteration of the reactor.
     :param lag: how late the reactor's timers are, in seconds.
     :param allow_connections: returns how many of the wanted connections the process can have.
+    :param loop: asyncio's event loop, if the reactor runs on one.
     """
 
     reactor: Any
@@ -248,7 +249,9 @@ def _build_views(inputs: _BuildInputs, state: DaemonState) -> ViewDependencies:
     runtime, live, settings = inputs.runtime, inputs.live, inputs.settings
     return ViewDependencies(
         clock=inputs.clock,
-        runner=ViewRunner(runtime.reactor, runtime.threads, grace=settings.view_grace),
+        runner=ViewRunner(
+            runtime.reactor, runtime.threads, grace=settings.view_grace, loop=runtime.loop
+        ),
         authorizer=Authorizer(live.keys, runtime.wall),
         factory=PushFactory(runtime.reactor, live.limits, runtime.cork, inputs.memory),
         connections=state.connections,
@@ -326,6 +329,7 @@ def _build_authorizer(
         limit=(settings.wsgi_threads + 1) // 2,
         failed=inputs.counters.view_errors.inc,
         cache=state.permissions,
+        loop=runtime.loop,
     )
 
 

@@ -16,10 +16,12 @@ from __future__ import annotations
 
 import select
 import socket
+from asyncio import AbstractEventLoop
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any
 
+from twisted.internet.asyncioreactor import AsyncioSelectorReactor
 from twisted.internet.tcp import Connection, Port, Server
 from twisted.python import log
 
@@ -28,6 +30,8 @@ from pushd.protocols.fast_paths import FAST_PATHS, missing
 # The reactor whose polling is replaced. Its module can be imported on Linux only.
 _EPOLL = "twisted.internet.epollreactor"
 _RELIED_ON = ("_poller", "_selectables", "_doReadOrWrite", "_disconnectSelectable", "doIteration")
+
+_RELIED_ON_OF_ASYNCIO = ("_asyncioEventloop", "_readers", "_disconnectSelectable")
 
 # What accepting relies on, of a port and of its socket.
 _PORT_NAMES = ("_buildAddr", "_realPortNumber", "numberAccepts", "sessionno")
@@ -39,6 +43,17 @@ _MORE_ACCEPTS = 20
 # Seconds by which a monotonic clock and the time of day differ at least, as they count from
 # different moments.
 _CLOCKS_DIFFER = 3600.0
+
+
+def event_loop_of(reactor: Any) -> AbstractEventLoop | None:
+    """Return asyncio's event loop if a reactor runs on one.
+
+    A reactor does not tell in public, and the loop may be that of another thread.
+    """
+    if not isinstance(reactor, AsyncioSelectorReactor):
+        return None
+    loop: AbstractEventLoop = reactor._asyncioEventloop
+    return loop
 
 
 def keep_signal_handler(reactor: Any, handler: Callable[[int, object], object]) -> None:
@@ -55,8 +70,10 @@ def poll_directly(reactor: Any, together: AbstractContextManager[object]) -> Non
     The context gives a prefix to lines in the log of ``twisted.python``, which pushd does not
     write. Every event but a plain read is left to Twisted, and so is every other kind of reactor.
 
-    :param together: entered while several events of one poll are handled.
+    :param together: entered while several events of one poll are handled: of the epoll reactor.
     """
+    if isinstance(reactor, AsyncioSelectorReactor):
+        _read_directly(reactor)
     if type(reactor).__module__ != _EPOLL:
         return
     if not FAST_PATHS.allow("direct polling", missing(reactor, _RELIED_ON)):
@@ -85,6 +102,29 @@ def poll_directly(reactor: Any, together: AbstractContextManager[object]) -> Non
                 )
 
     reactor.doIteration = poll_once
+
+
+def _read_directly(reactor: Any) -> None:
+    """Do the same for asyncio's event loop, which calls a function for each readable socket.
+
+    It does not tell which of these is the last of a poll.
+    """
+    if not FAST_PATHS.allow("direct polling", missing(reactor, _RELIED_ON_OF_ASYNCIO)):
+        return
+    add_with_twisted, loop, readers = reactor.addReader, reactor._asyncioEventloop, reactor._readers
+
+    def add(reader: Any) -> None:
+        if reader in readers:
+            return
+        descriptor = reader.fileno()
+        try:
+            loop.add_reader(descriptor, _read, reactor, reader)
+        except OSError:  # A file cannot be polled. Twisted meets the error as well.
+            add_with_twisted(reader)
+        else:
+            readers[reader] = descriptor
+
+    reactor.addReader = add
 
 
 def _read(reactor: Any, selectable: Any) -> None:

@@ -19,11 +19,12 @@ from pushd.protocols.fast_paths import FAST_PATHS
 from pushd.schedule.histogram import Histogram
 from pushd.service.build import Runtime, build, check_redis
 from pushd.service.demo_url import DemoUrl
+from pushd.service.event_loop import EventLoopService
 from pushd.service.garbage import GarbageService
 from pushd.service.logs import LogStyle, style_log_of_twistd
 from pushd.service.metrics import LagMeter
 from pushd.service.process import Signals, allow_connections, log_memory_limit
-from pushd.service.reactor import poll_directly, run_on_monotonic_time
+from pushd.service.reactor import event_loop_of, poll_directly, run_on_monotonic_time
 from pushd.service.reload import Reloader
 from pushd.service.systemd import Notifier
 from pushd.views.threads import ViewThreads
@@ -53,10 +54,13 @@ def makeService(
     if settings.broker is not None:
         check_redis(settings.broker)
     lag_meter = LagMeter(reactor)
-    service = build(settings, _make_runtime(reactor, settings, lag_meter.lag))
+    runtime = _make_runtime(reactor, settings, lag_meter.lag)
+    service = build(settings, runtime)
     log_memory_limit(settings)
     service.appliers.append(log_memory_limit)
     service.addService(lag_meter)
+    if runtime.loop is not None:
+        service.addService(EventLoopService(runtime.loop))
     service.addService(GarbageService(reactor))
     if style is not None:
         service.appliers.append(_level_applier(style))
@@ -103,7 +107,7 @@ def _make_runtime(reactor: Any, settings: Settings, lag: Histogram) -> Runtime:
         cork=cork,
         lag=lag,
         allow_connections=allow_connections,
-        loop=getattr(reactor, "_asyncioEventloop", None),
+        loop=event_loop_of(reactor),
     )
 
 

@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
-from threading import RLock
+from functools import partial
+from threading import Event, RLock
 from types import TracebackType
 from typing import Any
 
@@ -24,13 +25,16 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 
 from pushd.access.limits import Limits
+from pushd.options.event_loop import ASYNCIO
 from pushd.options.parsers import parse_folder
 from pushd.options.settings import Settings
 from pushd.schedule.coalescing import CoalescingClock
 from pushd.service.build import Runtime, build
+from pushd.service.event_loop import EventLoopService
 from pushd.testing.alternating_threads import AlternatingThreads
 from pushd.testing.browser import Browser, make_protocol
 from pushd.testing.connection import Answer, RawConnection, RecordingProtocol
+from pushd.testing.event_loop import VirtualEventLoop
 from pushd.testing.memory_network import MemoryNetwork
 from pushd.views.inprocess import InProcess
 from pushd.views.request import View
@@ -39,6 +43,10 @@ from pushd.views.threads import BlockingPublisher
 
 # Host of all requests, unless a test chooses another.
 _HOST = "localhost:8080"
+
+# Seconds between two looks at a condition that is waited for, and how many looks are taken.
+_POLL = 0.005
+_POLLS = 2000
 
 _LIMITS = [one for one in fields(Limits) if one.init]
 
@@ -54,7 +62,7 @@ class Daemon:
     :param settings: other settings, by the names of ``pushd.options.settings.Settings``, and limits
         by those of ``pushd.access.limits.Limits``, such as ``max_message=1000``. A folder may be
         given as text: ``web="web"``. A stop closes all connections at once unless ``drain`` is
-        given.
+        given. With ``loop="asyncio"``, views may await what is asyncio's.
     """
 
     def __init__(
@@ -71,6 +79,7 @@ class Daemon:
         self.host = host
         #: The clock that views see; a memory reactor for everything else.
         self.clock = MemoryReactorClock()
+        self._loop = VirtualEventLoop(self.clock) if self.settings.loop == ASYNCIO else None
         self._network = MemoryNetwork()
         # Whether the daemon runs at the moment, in the thread that has the lock: the test's, or one
         # that publishes. (The body of an async test of Django's has a thread of its own.)
@@ -84,8 +93,11 @@ class Daemon:
                 ),
                 wall=self.clock.seconds,
                 random=lambda: 0.5,
+                loop=self._loop,
             ),
         )
+        if self._loop is not None:
+            self._service.addService(EventLoopService(self._loop))
         self._service.privilegedStartService()
         self._service.startService()
         self._sites = [server[1] for server in self.clock.tcpServers]
@@ -183,18 +195,31 @@ class Daemon:
         """Let time pass step by step, each with all of its effects."""
         for step in seconds:
             with self._run():
-                self.clock.advance(step)
+                self._call_in_loop(partial(self.clock.advance, step))
             self.settle()
 
     def settle(self) -> None:
         """Deliver everything under way, and run the calls that are due."""
         with self._run():
-            self._network.run()
-            while any(
+            self._call_in_loop(self._network.run)
+            while self._run_ready() or any(
                 call.getTime() <= self.clock.seconds() for call in self.clock.getDelayedCalls()
             ):
-                self.clock.advance(0)
-                self._network.run()
+                self._call_in_loop(partial(self.clock.advance, 0))
+                self._call_in_loop(self._network.run)
+
+    def wait_until(self, condition: Callable[[], object]) -> None:
+        """Let real time pass until a condition holds, but none of the clock's.
+
+        That is for views that wait for real sockets or for threads of their own, as libraries for
+        databases have. Raises AssertionError after 10 seconds.
+        """
+        for _ in range(_POLLS):
+            self.settle()
+            if condition():
+                return
+            Event().wait(_POLL)
+        raise AssertionError(f"{condition} does not hold after {_POLL * _POLLS:g} s")
 
     @property
     def pending_calls(self) -> list[IDelayedCall]:
@@ -208,7 +233,7 @@ class Daemon:
     def begin_stop(self) -> Deferred[Any]:
         """Start to stop, as SIGTERM does; the Deferred fires when the process would exit."""
         if self._stopped is None:
-            self._stopped = maybeDeferred(self._service.stopService)
+            self._stopped = self._call_in_loop(partial(maybeDeferred, self._service.stopService))
             self.settle()
         return self._stopped
 
@@ -219,6 +244,8 @@ class Daemon:
         # The exit of a process closes the connections that are still open.
         self._network.cut()
         self.settle()
+        if self._loop is not None:
+            self._loop.close()
 
     @property
     def _publisher(self) -> BlockingPublisher:
@@ -235,6 +262,16 @@ class Daemon:
             finally:
                 self._running = before
 
+    def _run_ready(self) -> bool:
+        """Run what asyncio has to do without time to pass; return whether there was something."""
+        return self._loop is not None and not self._loop.is_closed() and self._loop.run_ready()
+
+    def _call_in_loop(self, function: Callable[[], Any]) -> Any:
+        """Call a function of the daemon's, within its event loop if it has one."""
+        if self._loop is None or self._loop.is_closed():
+            return function()
+        return self._loop.run(function)
+
     def _call_for_test(self, function: Callable[[], Any]) -> Any:
         """Call a function for the test's own code, as for that of a thread; deliver its effects."""
         if not self._lock.acquire(blocking=False):
@@ -247,7 +284,7 @@ class Daemon:
     def _call(self, function: Callable[[], Any]) -> Any:
         if self._running:
             raise _outside()
-        done = maybeDeferred(function)
+        done = self._call_in_loop(partial(maybeDeferred, function))
         self.settle()
         if not done.called:
             done.cancel()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from asyncio import AbstractEventLoop
 from collections.abc import Callable
 from functools import partial
 from hashlib import blake2b
 from typing import Any, Protocol
 
-from twisted.internet.defer import Deferred, DeferredSemaphore, execute, maybeDeferred
+from twisted.internet.defer import Deferred, DeferredSemaphore, execute
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -17,6 +18,7 @@ from pushd.access.permissions import Answer, Permission, PermissionCache, Questi
 from pushd.access.tokens import Identity
 from pushd.errors import BadRequest, NotPermitted
 from pushd.protocols.http.headers import decode_path
+from pushd.schedule.asyncio_task import call_on_loop
 from pushd.schedule.timeouts import TimeoutQueue
 from pushd.topics.publisher import Publisher
 from pushd.views.request import Request, fields_of, name_of
@@ -83,6 +85,7 @@ class TopicAuthorizer:
     :param limit: how many of them it may use at a time.
     :param failed: counts an authorizer that raises.
     :param cache: answers that are remembered.
+    :param loop: asyncio's event loop, if the reactor runs on one.
     """
 
     def __init__(
@@ -97,6 +100,7 @@ class TopicAuthorizer:
         limit: int,
         failed: Callable[[], object],
         cache: PermissionCache,
+        loop: AbstractEventLoop | None = None,
     ) -> None:
         self._function = function
         self._clock = clock
@@ -110,6 +114,7 @@ class TopicAuthorizer:
             clock, timeout=TIMEOUT, expired=_Call.expire
         )
         self._cache = cache
+        self._loop = loop
 
     def make_request(self, http: Any, identity: Identity | None) -> Request:
         """Return the request of a view for an HTTP request, without its body."""
@@ -131,7 +136,7 @@ class TopicAuthorizer:
         known = self._cache.get(question)
         if known is not None:
             return execute(self._grant, known)
-        call = _Call(self._cache.revoked)
+        call = _Call(self._cache.revoked, partial(call_on_loop, self._clock, self._loop))
         self._timeouts.start(call)
         function = partial(self._function, request, action, topic)
         if runs_on_reactor(self._function):
@@ -212,10 +217,12 @@ class _Call:
     """One call of the function, until it has answered, is late, or its client is gone.
 
     :param revoked: how many revocations there had been before.
+    :param call: calls a function; returns a Deferred of its result.
     """
 
-    def __init__(self, revoked: int) -> None:
+    def __init__(self, revoked: int, call: Callable[[Callable[[], Any]], Deferred[Any]]) -> None:
         self.revoked = revoked
+        self._call = call
         #: Fires with what the function returns, or its Failure.
         self.answered: Deferred[Any] = Deferred(self._cancel)
         #: What can be cancelled: a wait for a thread, or the function on the reactor.
@@ -224,7 +231,7 @@ class _Call:
 
     def run(self, function: Callable[[], Any]) -> None:
         """Call a function on the reactor, and wait for what it returns."""
-        self.work = maybeDeferred(function)
+        self.work = self._call(function)
         self.work.addBoth(self._finish)
 
     def expire(self) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
+from asyncio import AbstractEventLoop
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar, copy_context
@@ -17,8 +19,10 @@ from twisted.python.failure import Failure
 
 from pushd.errors import ConversationOver
 from pushd.protocols.websocket.grace import MAX_IGNORED
+from pushd.schedule.asyncio_task import AsyncioTask
 from pushd.schedule.awaited_schedules import awaited_schedules
-from pushd.schedule.coroutine import SLOW_STEP, CheapAwaitable, Task, current_task
+from pushd.schedule.coroutine import SLOW_STEP, Awaited, Task, current_task
+from pushd.schedule.ticks import PushSchedule
 from pushd.schedule.timeouts import TimeoutQueue
 from pushd.views.request import Request, View, name_of
 
@@ -64,10 +68,19 @@ class ViewRunner:
     :param clock: where time comes from.
     :param threads: where blocking views run.
     :param grace: how long a view may run after the end of its conversation, in seconds.
+    :param loop: asyncio's event loop, if the reactor runs on one.
     """
 
-    def __init__(self, clock: IReactorTime, threads: Threads, *, grace: float = GRACE) -> None:
+    def __init__(
+        self,
+        clock: IReactorTime,
+        threads: Threads,
+        *,
+        grace: float = GRACE,
+        loop: AbstractEventLoop | None = None,
+    ) -> None:
         self.clock = clock
+        self.loop = loop
         self.threads = threads
         self.grace = grace
         #: Runs whose conversation is over.
@@ -251,12 +264,17 @@ class ViewRun:
         return None if current_task() is None else False
 
     @property
+    def cancellation(self) -> type[BaseException]:
+        """What is raised where the view is ended: of its two kinds, that of the event loop."""
+        return asyncio.CancelledError if isinstance(self._work, AsyncioTask) else CancelledError
+
+    @property
     def is_awaited(self) -> bool:
         """Whether a daemon that stops waits for this run during its grace."""
         return self._state is _State.ON_REACTOR or self._reads_on
 
     @property
-    def _awaited(self) -> CheapAwaitable | Deferred[Any] | None:
+    def _awaited(self) -> Awaited | None:
         """What a view on the reactor waits for, at its outermost ``await``; None if it runs."""
         work = self._work
         return work.awaited if isinstance(work, Task) else work
@@ -274,7 +292,7 @@ class ViewRun:
             self._start_in_thread(request)
             return
         self._state = _State.ON_REACTOR
-        clock = self._runner.clock
+        clock, loop = self._runner.clock, self._runner.loop
         began = clock.seconds()
         try:
             # What inlineCallbacks runs later inherits this context.
@@ -287,7 +305,11 @@ class ViewRun:
         if seconds > SLOW_STEP:
             self._warn_blocked(seconds)
         if inspect.iscoroutine(result):
-            self._work = task = Task(result, clock, self._warn_blocked, self._finish)
+            task = self._work = (
+                Task(result, clock, self._warn_blocked, self._finish)
+                if loop is None
+                else AsyncioTask(result, clock, self._warn_blocked, self._finish, loop=loop)
+            )
             task.advance()
         elif isinstance(result, Deferred):
             self._work = result
@@ -394,8 +416,12 @@ class ViewRun:
         if awaited is None or self.is_calling:
             if retry:
                 self._runner.clock.callLater(0, self._cancel_schedules, retry=False)
-        elif isinstance(awaited, CheapAwaitable):
-            awaited.cancel()
+        elif isinstance(awaited, PushSchedule):
+            self._cancel()
+        elif asyncio.isfuture(awaited):
+            awaited.add_done_callback(self._awaited_fired)
+        elif not isinstance(awaited, Deferred):  # The next iteration of asyncio's loop.
+            self._runner.clock.callLater(0, self._cancel_schedules)
         elif not websocket.will_notify(awaited):
             schedules = awaited_schedules(awaited)
             for schedule in schedules:
@@ -423,8 +449,8 @@ class ViewRun:
         awaited = self._awaited
         if awaited is None:
             return  # It runs, or has not returned what could be cancelled.
-        if isinstance(awaited, CheapAwaitable):
-            awaited.cancel()
+        if isinstance(self._work, AsyncioTask) and self._state is not _State.DROPPED:
+            self._work.cancel_now()
             return
         try:
             awaited.cancel()
@@ -435,8 +461,9 @@ class ViewRun:
                 view=name_of(self._view),
                 peer=self._peer,
             )
-            with suppress(AlreadyCalledError):
-                awaited.errback(CancelledError())
+            if isinstance(awaited, Deferred):
+                with suppress(AlreadyCalledError):
+                    awaited.errback(CancelledError())
 
     def _warn_blocked(self, seconds: float) -> None:
         self._runner.warn_blocked(self._view, seconds)
@@ -491,4 +518,10 @@ def is_cancellation(failure: Failure) -> bool:
     """Whether a view ended by being cancelled, which is no error."""
     while failure.check(FirstError):  # It was cancelled in gatherResults.
         failure = cast(FirstError, failure.value).subFailure
-    return failure.check(CancelledError, ConversationOver) is not None
+    return _is_cancellation(failure.value)
+
+
+def _is_cancellation(error: BaseException | None) -> bool:
+    if isinstance(error, BaseExceptionGroup):  # In a TaskGroup, that is.
+        return all(map(_is_cancellation, error.exceptions))
+    return isinstance(error, CancelledError | asyncio.CancelledError | ConversationOver)

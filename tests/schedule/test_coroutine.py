@@ -103,7 +103,7 @@ class TaskTests(SynchronousTestCase):
             return "nothing"
 
         Task(view(), self.clock, self.blocked.append, self.finished.callback).advance()
-        self.assertIn("Deferred.fromFuture", self.successResultOf(self.finished))
+        self.assertIn("start pushd with --loop asyncio", self.successResultOf(self.finished))
 
     def test_slow_step(self) -> None:
         """A step that takes longer than SLOW_STEP is reported with its length."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 import weakref
@@ -142,6 +143,8 @@ class GarbageServiceTests(SynchronousTestCase):
 class ReferenceCycleTests(SynchronousTestCase):
     """A connection that has ended leaves no reference cycle."""
 
+    loop = "twisted"
+
     def setUp(self) -> None:
         """Serve a view of each kind."""
 
@@ -161,7 +164,7 @@ class ReferenceCycleTests(SynchronousTestCase):
         @accept_websocket
         async def clean_up(request: Request) -> None:
             request.websocket.accept()
-            with contextlib.suppress(CancelledError):
+            with contextlib.suppress(CancelledError, asyncio.CancelledError):
                 await deferLater(request.clock, 10)
 
         @accept_websocket
@@ -174,7 +177,7 @@ class ReferenceCycleTests(SynchronousTestCase):
             raise ZeroDivisionError
 
         views = {"/echo/": echo, "/push/": push, "/clean/": clean_up, "/fail/": fail}
-        self.daemon = Daemon({**views, "/at-once/": fail_at_once})
+        self.daemon = Daemon({**views, "/at-once/": fail_at_once}, loop=self.loop)
         if Failure.cleanFailure.__module__.startswith("pytest_twisted"):
             # pytest-twisted makes failures keep their tracebacks for pytest.
             self.patch(Failure, "cleanFailure", forget_traceback)
@@ -273,6 +276,12 @@ class ReferenceCycleTests(SynchronousTestCase):
         """A plain request leaves no garbage."""
         head = request("GET /echo/ HTTP/1.1", "Host: localhost", "Connection: close")
         self.assertEqual(self.count_garbage(head), 0)
+
+
+class ReferenceCycleOnAsyncioTests(ReferenceCycleTests):
+    """Nor does one on asyncio's event loop."""
+
+    loop = "asyncio"
 
 
 def forget_traceback(failure: Failure) -> None:

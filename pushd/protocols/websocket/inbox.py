@@ -37,6 +37,17 @@ class Source(Protocol):
         """Deliver what has arrived in the meantime, and read on."""
 
 
+class NextMessage(Deferred[str | bytes | None]):
+    """What a task awaits that waits for a message."""
+
+    inbox: Inbox
+
+    def give_back(self, message: str | bytes | None) -> None:
+        """Put a message back that this has fired with: the task was cancelled meanwhile."""
+        if message is not None:
+            self.inbox.put_back(message)
+
+
 class Inbox:
     """Messages in the order in which they arrived, and the one task that waits for the next.
 
@@ -69,7 +80,7 @@ class Inbox:
         #: The connection, while it is open.
         self.source: Source | None = None
         #: Fires with the next message: what a task awaits.
-        self.waiter: Deferred[str | bytes | None] | None = None
+        self.waiter: NextMessage | None = None
         self._timer: IDelayedCall | None = None
 
     def put(self, message: str | bytes) -> None:
@@ -97,6 +108,15 @@ class Inbox:
                 self._paused = True
                 source.pause_reading()
 
+    def put_back(self, message: str | bytes) -> None:
+        """Put a message back that came before all others, or give it to the task that waits."""
+        if self.waiter is not None:
+            self.put(message)
+            return
+        others, self.messages = self.messages, deque[tuple[str | bytes, int, bool]]()
+        self.put(message)
+        self.messages.extend(others)
+
     def take(self) -> str | bytes:
         """Take the next message; there must be one."""
         assert isinstance(self.messages, deque)
@@ -120,8 +140,9 @@ class Inbox:
         if timeout is not None:
             # First, as the clock may refuse it.
             self._timer = self._clock.callLater(timeout, self._time_out, timeout)
-        self.waiter = Deferred(self._stop_waiting)
-        return self.waiter
+        waiter = self.waiter = NextMessage(self._stop_waiting)
+        waiter.inbox = self
+        return waiter
 
     @property
     def memory(self) -> int:

@@ -124,6 +124,10 @@ class Owner(Protocol):
     def is_calling(self) -> bool | None:
         """Whether the call under way comes from the view; None if that cannot be known."""
 
+    @property
+    def cancellation(self) -> type[BaseException]:
+        """What is raised where the view is ended: Twisted's CancelledError, or asyncio's."""
+
     def end(self) -> None:
         """Cancel the view if it waits for a PushSchedule and has read everything."""
 
@@ -622,7 +626,7 @@ class WebSocket:
         """
         grace.refusals += 1
         if grace.refusals == 1:
-            raise CancelledError("the conversation is over")
+            raise self._cancellation()
         if grace.refusals % 2:
             raise ConversationOver
         if grace.view_dropped:
@@ -637,8 +641,12 @@ class WebSocket:
             grace.view_dropped = True
             self._owner.drop()
             return
-        answer.errback(CancelledError("the conversation is over"))
+        answer.errback(self._cancellation())
         answer.addErrback(lambda _: None)  # If it is not awaited, nothing is to be logged.
+
+    def _cancellation(self) -> BaseException:
+        kind = CancelledError if self._owner is None else self._owner.cancellation
+        return kind("the conversation is over")
 
     def _later(self, seconds: float, call: Callable[[Deferred[Any]], object]) -> Deferred[Any]:
         """Return a Deferred for a function that is called with it after a time."""

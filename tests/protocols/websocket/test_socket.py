@@ -98,6 +98,7 @@ class FakeViewRun:
     """The run of a view, which records how it is ended."""
 
     is_calling: bool | None = False
+    cancellation: type[BaseException] = CancelledError
 
     def __init__(self) -> None:
         self.ended: list[str] = []
