@@ -21,12 +21,12 @@ def extend(scope: Scope, request: Request, loop: AbstractEventLoop) -> None:
         "publish": topics.publish,
         "last_id": topics.last_id,
         "presence": topics.presence,
-        "revoke": request.revoke,
+        "revoke": topics.revoke,
     }
     scope["extensions"] = {NAME: extension}
     if request.websocket is not None:
         extension["subscribe"] = topics.subscribe
-        extension["unsubscribe"] = request.websocket.unsubscribe
+        extension["unsubscribe"] = topics.unsubscribe
         scope["extensions"]["websocket.http.response"] = {}
 
 
@@ -60,6 +60,14 @@ class Topics:
             self._request.websocket.subscribe(topic, after, **options)
         )
         return recovered
+
+    async def unsubscribe(self, topic: str) -> None:
+        """Send the client no more publications of a topic."""
+        self._request.websocket.unsubscribe(topic)
+
+    async def revoke(self, *, topic: str | None = None, subject: str | None = None) -> int:
+        """End the subscriptions to a topic, or of a subject; return how many."""
+        return self._request.revoke(topic=topic, subject=subject)
 
     async def _await(self, result: Deferred[Any]) -> Any:
         return await result.asFuture(self._loop)

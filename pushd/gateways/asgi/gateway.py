@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from asyncio import AbstractEventLoop, CancelledError, Task
+from asyncio import AbstractEventLoop, Task
 from typing import Any
 
 from twisted.internet import defer
@@ -103,12 +103,13 @@ class AsgiGateway:
         """Answer 500, or break off, if the application failed."""
         self._calls.discard(call)
         self._check_settled()
-        if call.cancelled():
-            error: BaseException | None = CancelledError("the server stopped")
-        else:
-            error = call.exception()
-        if error is None or (conversation.is_gone and isinstance(error, OSError | CancelledError)):
-            return
+        error = None if call.cancelled() else call.exception()
+        if error is not None and not (conversation.is_gone and isinstance(error, OSError)):
+            self._log_failure(http, error)
+        if (error or call.cancelled()) and not (conversation.is_gone or http.finished):
+            write_failure(http)
+
+    def _log_failure(self, http: Any, error: BaseException) -> None:
         self.views.counters.view_errors.inc()
         _log.failure(
             "the application failed at {path} for {peer}",
@@ -117,8 +118,6 @@ class AsgiGateway:
             path=path_of(http),
             peer=http.peer,
         )
-        if not conversation.is_gone and not http.finished:
-            write_failure(http)
 
     def _check_settled(self) -> None:
         if self._settled is not None and not self._calls:

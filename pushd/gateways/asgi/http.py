@@ -9,7 +9,7 @@ from typing import Any
 from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
-from pushd.gateways.asgi.disconnected import ClientDisconnected
+from pushd.errors import ClientDisconnected
 from pushd.gateways.asgi.headers import check_headers, check_status, read_length
 from pushd.gateways.asgi.scope import Application, Message, Scope
 from pushd.gateways.body_length import BodyLength

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from asyncio import AbstractEventLoop, Future, Task
+from asyncio import AbstractEventLoop, CancelledError, Future, Task
 from typing import Any
 
 from twisted.logger import Logger
@@ -60,6 +60,8 @@ class Lifespan:
     async def _run(self) -> None:
         try:
             await self._application(self._scope, self._receive, self._send)
+        except CancelledError:
+            pass  # By ``cancel``.
         except BaseException:  # Whatever it is ends the application's life, and nothing else.
             if self._started.done():
                 _log.failure("the application failed in its lifespan", event="lifespan_failed")

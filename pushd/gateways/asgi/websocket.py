@@ -10,7 +10,7 @@ from typing import Any
 from twisted.python.failure import Failure
 
 from pushd.access.closing import NORMAL
-from pushd.gateways.asgi.disconnected import ClientDisconnected
+from pushd.errors import ClientDisconnected
 from pushd.gateways.asgi.headers import check_headers, check_status
 from pushd.gateways.asgi.scope import Application, Message, Scope
 from pushd.protocols.websocket.socket import WebSocket
@@ -75,7 +75,10 @@ class WebSocketConversation:
 
         Raises what the application raises, and RuntimeError if it left the handshake unanswered.
         """
-        await application(scope, self.receive, self.send)
+        try:
+            await application(scope, self.receive, self.send)
+        except ClientDisconnected:
+            return None
         if self._state in (_State.NEW, _State.CONNECTING) and not self._websocket.is_closed():
             raise RuntimeError("the application returned without accepting the WebSocket")
         if self._state is _State.REFUSING:
@@ -169,15 +172,15 @@ class WebSocketConversation:
         """Return the next message, or None at the end."""
         websocket = self._websocket
         while not self._arrived:
-            accepted = self._state in (_State.OPEN, _State.CLOSED)
-            if accepted and not self._waiting and websocket.has_messages():
-                return websocket.read()
             if not self._waiting:
-                self._waiting = True
-                if accepted:
+                if self._state is _State.CONNECTING:  # ``wait`` would accept the handshake.
+                    websocket.gone().addCallback(self._left)
+                elif websocket.has_messages():
+                    return websocket.read()
+                else:
                     websocket.wait().addBoth(self._arrive)
-                else:  # ``wait`` would accept the handshake.
-                    websocket.gone().addCallback(self._arrive)
+                # It may have been there already.
+                self._waiting = not self._arrived
             self._receiver = self._loop.create_future()
             try:
                 if not self._arrived:
@@ -189,6 +192,11 @@ class WebSocketConversation:
             message.raiseException()
         assert not isinstance(message, Failure)
         return message
+
+    def _left(self, _: None) -> None:
+        """Note that the client has left before the handshake was answered."""
+        if self._state is _State.CONNECTING:
+            self._arrive(None)
 
     def _arrive(self, message: str | bytes | Failure | None) -> None:
         """Keep a message until it is received."""
