@@ -242,7 +242,7 @@ class WebSocketExchange(_Exchange):
         handshake = self._handshake
         del self._handshake
         if headers:
-            handshake = handshake._replace(headers=headers)
+            handshake = Handshake(*handshake[:3], headers)
         http.requestHeaders.fold()
         transport = channel.transport
         try:

@@ -17,7 +17,7 @@ class Recorder:
     :param events: what it sends to each client, in order.
     """
 
-    def __init__(self, *events: dict[str, Any]) -> None:
+    def __init__(self, *events: Message) -> None:
         self.events = events
         self.scopes: list[Scope] = []
         self.received: list[dict[str, Any]] = []
