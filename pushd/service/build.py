@@ -175,7 +175,8 @@ def build(settings: Settings, runtime: Runtime) -> PushService:
         service.addService(LifespanService(application.lifespan, application.loop))
     service.appliers.append(live.apply)
     service.stopping += [runtime.threads.stop, public.policy.throttle.stop]
-    service.addService(InProcess(BlockingPublisher(views.publisher, runtime.threads)))
+    blocking = BlockingPublisher(views.publisher, runtime.threads)
+    service.addService(InProcess(blocking, views.publisher, runtime.loop))
     return service
 
 
