@@ -164,6 +164,7 @@ TESTED: set[str] = set()
 PYTEST_FILES = {
     "test_demo.py": "docs/testing.md: Testing views",
     "test_news.py": "docs/testing.md: Publishing, and the control port",
+    "test_asyncio_news.py": "docs/asyncio.md: Testing",
     "test_chat.py": "docs/testing.md: A chat with two browsers",
 }
 
@@ -328,6 +329,21 @@ class ReadmeTests(SynchronousTestCase):
             self.assertEqual(browser.messages, ["hello 0", "hello 1", "hello 2"])
             daemon.advance(1)
             self.assertEqual(browser.closing, NORMAL)
+
+
+class AsyncioTests(SynchronousTestCase):
+    """Blocks of docs/asyncio.md."""
+
+    @runs("docs/asyncio.md: asyncio")
+    def test_asyncio(self, names: Names) -> None:
+        """A view answers questions from a thread, while its task counts the seconds."""
+        with Daemon(names["views"], loop="asyncio") as daemon:
+            browser = daemon.connect("/news/")
+            daemon.advance(1)
+            browser.send("hello")
+            self.assertEqual(browser.messages, ["0 s", "1 s", "HELLO"])
+            browser.close()
+            self.assertEqual(daemon.pending_calls, [])
 
 
 class ViewsTests(SynchronousTestCase):
@@ -729,7 +745,7 @@ class TestingTests(SynchronousTestCase):
 
 
 class PytestTests(SynchronousTestCase):
-    """The pytest tests in docs/testing.md pass."""
+    """The pytest tests in docs/testing.md and docs/asyncio.md pass."""
 
     def test_pytest(self) -> None:
         """Each block is a file that pytest runs, with the fixture of the installed pushd."""
@@ -737,6 +753,7 @@ class PytestTests(SynchronousTestCase):
         self.addCleanup(folder.cleanup)
         place = Path(folder.name)
         (place / "chat.py").write_text(read("examples/chat.py"))
+        (place / "news.py").write_text(BLOCKS["docs/asyncio.md: asyncio"].source)
         for file, name in PYTEST_FILES.items():
             (place / file).write_text(BLOCKS[name].source)
         done = subprocess.run(
@@ -748,7 +765,7 @@ class PytestTests(SynchronousTestCase):
             check=False,
         )
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
-        self.assertIn("4 passed", done.stdout)
+        self.assertIn("5 passed", done.stdout)
 
 
 def _public(kind: type) -> set[str]:

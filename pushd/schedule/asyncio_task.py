@@ -325,8 +325,13 @@ def call_on_loop(
         [one] = returned
         if not iscoroutine(one):
             return one
+
+        def finish(result: Any) -> None:
+            if not outcome.called:  # Or it was cancelled before.
+                outcome.callback(result)
+
         outcome: Deferred[Any] = Deferred(lambda _: task.cancel_now())
-        task = AsyncioTask(one, clock, id, outcome.callback, loop=loop)
+        task = AsyncioTask(one, clock, id, finish, loop=loop)
         task.advance()
         return outcome
 

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from pushd.schedule.asyncio_task import make_task
+from pushd.schedule.asyncio_task import TaskFuture, make_task
 
 _log = Logger(namespace="pushd.service")
 
@@ -42,12 +42,17 @@ class EventLoopService(Service):
         )
 
     def stopService(self) -> Deferred[None]:
-        """Cancel all tasks that are left, and wait for their ends, within TIMEOUT."""
+        """Cancel all tasks that are left but views, and wait for their ends, within TIMEOUT."""
         super().stopService()
         return Deferred.fromFuture(asyncio.Task(self._end_tasks(), loop=self._loop))
 
     async def _end_tasks(self) -> None:
-        left = asyncio.all_tasks() - {asyncio.current_task()}
+        # Views that are left have had their grace.
+        left = {
+            task
+            for task in asyncio.all_tasks() - {asyncio.current_task()}
+            if not isinstance(task, TaskFuture)
+        }
         for task in left:
             task.cancel()
         if left:
@@ -66,12 +71,12 @@ def _log_error(loop: AbstractEventLoop, context: dict[str, Any]) -> None:
     """Log what asyncio reports: the exception of a task that nobody has asked for, for example."""
     error = context.get("exception")
     fields = {
-        "event": "task_failed",
         "report": context["message"],
         "task": repr(context.get("task") or context.get("future") or context.get("handle")),
     }
     if isinstance(error, BaseException):
         failure = Failure(error, type(error), error.__traceback__)
-        _log.failure("asyncio: {report} ({task})", failure=failure, **fields)
+        line = "asyncio: {report} ({task})"
+        _log.failure(line, failure=failure, event="task_failed", **fields)
     else:
-        _log.error("asyncio: {report} ({task})", **fields)
+        _log.error("asyncio: {report} ({task})", event="task_failed", **fields)

@@ -19,10 +19,11 @@ from pushd.access.tokens import Identity
 from pushd.errors import BadRequest, NotPermitted
 from pushd.protocols.http.headers import decode_path
 from pushd.schedule.asyncio_task import call_on_loop
+from pushd.schedule.coroutine import NEEDS_ASYNCIO
 from pushd.schedule.timeouts import TimeoutQueue
 from pushd.topics.publisher import Publisher
 from pushd.views.request import Request, fields_of, name_of
-from pushd.views.runner import runs_on_reactor
+from pushd.views.runner import asks_for_asyncio, runs_on_reactor
 from pushd.views.threads import Bridge, blocking
 
 # What an authorizer is called with: a Request, the action, and the topic. It returns True, False,
@@ -191,8 +192,11 @@ class TopicAuthorizer:
             answer = _read(outcome)
         except BaseException:
             self._failed()
+            line = "{authorizer} failed to answer whether {peer} may {action} {topic}"
+            if self._loop is None and asks_for_asyncio(Failure()):
+                line = f"{line}: {NEEDS_ASYNCIO}"
             _log.failure(
-                "{authorizer} failed to answer whether {peer} may {action} {topic}",
+                line,
                 event="authorizer_failed",
                 **fields,
             )

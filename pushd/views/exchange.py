@@ -31,11 +31,12 @@ from pushd.protocols.http.static import StaticFiles
 from pushd.protocols.websocket.handshake import Handshake
 from pushd.protocols.websocket.protocol import PushFactory, PushProtocol
 from pushd.protocols.websocket.socket import WebSocket
+from pushd.schedule.coroutine import NEEDS_ASYNCIO
 from pushd.topics.attendance import Attendances, Participant
 from pushd.topics.hub import Hub
 from pushd.topics.publisher import Publisher
 from pushd.views.request import Request, View, name_of
-from pushd.views.runner import ViewRun, ViewRunner, is_cancellation
+from pushd.views.runner import ViewRun, ViewRunner, asks_for_asyncio, is_cancellation
 
 _log = Logger(namespace="pushd.views")
 
@@ -132,8 +133,11 @@ class _Exchange(ABC):
             return
         if not (self._is_gone and is_cancellation(failure)):
             self._dependencies.counters.view_errors.inc()
+            line = "{view} failed at {path} for {peer}"
+            if self._dependencies.runner.loop is None and asks_for_asyncio(failure):
+                line = f"{line}: {NEEDS_ASYNCIO}"
             _log.failure(
-                "{view} failed at {path} for {peer}",
+                line,
                 failure=failure,
                 event="view_failed",
                 **self._log_fields(),

@@ -21,7 +21,7 @@ from pushd.errors import ConversationOver
 from pushd.protocols.websocket.grace import MAX_IGNORED
 from pushd.schedule.asyncio_task import AsyncioTask
 from pushd.schedule.awaited_schedules import awaited_schedules
-from pushd.schedule.coroutine import SLOW_STEP, Awaited, Task, current_task
+from pushd.schedule.coroutine import NEEDS_ASYNCIO, SLOW_STEP, Awaited, Task, current_task
 from pushd.schedule.ticks import PushSchedule
 from pushd.schedule.timeouts import TimeoutQueue
 from pushd.views.request import Request, View, name_of
@@ -32,6 +32,15 @@ _log = Logger(namespace="pushd.views")
 #: message that it still reads renews it, until the view has had MAX_GRACE in all.
 GRACE = 5
 MAX_GRACE = 60.0
+
+# Texts of the errors that asyncio, pushd, sniffio and anyio raise without asyncio's event loop.
+_SIGNS = (
+    "no running event loop",
+    "no current event loop",
+    NEEDS_ASYNCIO,
+    "unknown async library",
+    "asynchronous event loop",
+)
 
 # Seconds between two lines about threads that are all in use.
 _BUSY_PAUSE = 60.0
@@ -420,8 +429,10 @@ class ViewRun:
             self._cancel()
         elif asyncio.isfuture(awaited):
             awaited.add_done_callback(self._awaited_fired)
-        elif not isinstance(awaited, Deferred):  # The next iteration of asyncio's loop.
-            self._runner.clock.callLater(0, self._cancel_schedules)
+        elif isinstance(awaited, asyncio.Handle):  # The next iteration of the loop.
+            asyncio.get_running_loop().call_soon(self._cancel_schedules)
+        elif not isinstance(awaited, Deferred):
+            return  # No other awaitable leads to a schedule.
         elif not websocket.will_notify(awaited):
             schedules = awaited_schedules(awaited)
             for schedule in schedules:
@@ -512,6 +523,16 @@ def _runs_on_reactor(view: View) -> bool:
     returned = getattr(function, "__annotations__", {}).get("return", "")
     origin = getattr(returned, "__origin__", returned)
     return origin is Deferred or str(origin).split("[")[0].split(".")[-1] == "Deferred"
+
+
+def asks_for_asyncio(failure: Failure) -> bool:
+    """Whether a view failed as it used something of asyncio's without asyncio's event loop."""
+    error = failure.value
+    while error is not None:
+        if any(sign in str(error) for sign in _SIGNS):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def is_cancellation(failure: Failure) -> bool:

@@ -8,6 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 
+from pushd.schedule.asyncio_task import AsyncioTask
 from pushd.service.event_loop import TIMEOUT, EventLoopService
 from tests.support.event_loop_case import EventLoopTestCase
 from tests.support.peer import said
@@ -45,11 +46,15 @@ class EventLoopServiceTests(EventLoopTestCase):
         self.assertRegex(line, "^running on asyncio's event loop, pushd's VirtualEventLoop: ")
 
     def test_stop(self) -> None:
-        """Tasks that are left are cancelled, and may await Deferreds until then."""
+        """Tasks that are left are cancelled, and may await Deferreds until then; views are not."""
+        view = AsyncioTask(self.wait(), self.clock, id, id, loop=self.loop)
+        self.run_loop(view.advance)
         self.run_loop(lambda: self.loop.create_task(self.wait()))
         self.successResultOf(self.stop())
         self.assertEqual(self.notes, ["cancelled"])
         self.successResultOf(self.stop())
+        self.run_loop(view.drop)
+        self.assertEqual(self.notes, ["cancelled"])
 
     def test_stubborn(self) -> None:
         """A task that ignores that is waited for, but not for ever, and the log names it."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import socket
+import tempfile
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
+from twisted.internet.asyncioreactor import AsyncioSelectorReactor
 from twisted.internet.base import DelayedCall
 from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.error import ConnectionDone
@@ -20,7 +23,12 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.protocols.fast_paths import FastPaths
 from pushd.service import reactor as module
-from pushd.service.reactor import accept_directly, poll_directly, run_on_monotonic_time
+from pushd.service.reactor import (
+    accept_directly,
+    event_loop_of,
+    poll_directly,
+    run_on_monotonic_time,
+)
 from tests.support.call_counts import calls_of
 from tests.support.recording_context import RecordingContext
 
@@ -284,6 +292,87 @@ class PortFactory(Factory):
         """Note the client's address, and make a protocol."""
         self.addresses.append(addr)
         return self.make()
+
+
+class AsyncioTests(FastPathTestCase):
+    """A reactor on asyncio's event loop, whose sockets are read from by pushd."""
+
+    def setUp(self) -> None:
+        """Patch a reactor that is not running."""
+        super().setUp()
+        self.reactor, self.loop = self.make_reactor()
+        poll_directly(self.reactor, nullcontext())
+
+    def make_reactor(self) -> tuple[Any, asyncio.AbstractEventLoop]:
+        """Make a reactor whose descriptors are closed after the test."""
+        loop = asyncio.new_event_loop()
+        reactor = AsyncioSelectorReactor(loop)
+        self.addCleanup(loop.close)
+        for reader in reactor._internalReaders:
+            self.addCleanup(reader.connectionLost, Failure(ConnectionDone()))
+        return reactor, loop
+
+    def connect(self, reactor: Any) -> FakeTransport:
+        """Register a transport."""
+        transport = FakeTransport(reactor)
+        self.addCleanup(transport.close)
+        reactor.addReader(transport)
+        return transport
+
+    def poll(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Poll once, without waiting."""
+        loop.call_soon(loop.stop)
+        loop.run_forever()
+
+    def test_loop(self) -> None:
+        """The loop of such a reactor is known; others have none."""
+        self.assertIs(event_loop_of(self.reactor), self.loop)
+        self.assertIsNone(event_loop_of(object()))
+
+    def test_read(self) -> None:
+        """A readable socket is read from, and disconnected at its end; adding it twice is once."""
+        transport = self.connect(self.reactor)
+        self.reactor.addReader(transport)
+        transport.peer.send(b"abc")
+        self.poll(self.loop)
+        transport.peer.shutdown(socket.SHUT_WR)
+        self.poll(self.loop)
+        self.assertEqual(transport.received, [b"abc", b""])
+        self.assertEqual(len(transport.lost), 1)
+        self.assertNotIn(transport, self.reactor.getReaders())
+
+    def test_file(self) -> None:
+        """A file, which cannot be polled, is left to Twisted."""
+        with tempfile.TemporaryFile() as file:
+            file.doRead = file.logPrefix = lambda: None  # type: ignore[attr-defined] # as a reader
+            self.reactor.addReader(file)
+            self.assertIn(file, self.reactor.getReaders())
+            self.reactor.removeReader(file)
+
+    def test_calls(self) -> None:
+        """A poll takes fewer function calls than Twisted's own."""
+        plain, loop = self.make_reactor()
+        counts = []
+        for reactor, one in ((self.reactor, self.loop), (plain, loop)):
+            transport = self.connect(reactor)
+            transport.peer.send(b"abc")
+            counts.append(calls_of(lambda one=one: self.poll(one)))  # type: ignore[misc] # mypy cannot infer a lambda with a default
+        self.assertLess(counts[0], counts[1] - 8)
+
+    def test_off(self) -> None:
+        """With fast paths off, or without what they rely on, Twisted reads."""
+        reactor, _ = self.make_reactor()
+        before = reactor.addReader
+        self.fast_paths.enabled = False
+        poll_directly(reactor, nullcontext())
+        self.fast_paths.enabled = True
+        readers, reactor._readers = reactor._readers, {}
+        del reactor._readers
+        with capturedLogs() as events:
+            poll_directly(reactor, nullcontext())
+        reactor._readers = readers
+        self.assertEqual(reactor.addReader, before)
+        self.assertEqual([event["event"] for event in events], ["fast_path_off"])
 
 
 class AcceptTests(FastPathTestCase):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import resource
 import shutil
@@ -11,13 +12,17 @@ from pathlib import Path
 from socket import AF_UNIX, SOCK_DGRAM, socket
 from typing import Any, cast
 
+from twisted.internet.asyncioreactor import AsyncioSelectorReactor
 from twisted.internet.base import ReactorBase
+from twisted.internet.error import ConnectionDone
 from twisted.logger import capturedLogs, globalLogBeginner
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd import service as face
 from pushd.options.command_line import Options
 from pushd.protocols.fast_paths import FAST_PATHS
+from pushd.service.event_loop import EventLoopService
 from pushd.service.garbage import GarbageService
 from pushd.service.process import Signals
 from pushd.service.twistd import makeService
@@ -91,6 +96,23 @@ class MakeServiceTests(SynchronousTestCase):
         options.parseOptions(["--control", "none"])
         service: Any = makeService(options, IdleReactor())
         self.assertEqual(handled, [one for one in service if isinstance(one, Signals)])
+
+    def test_asyncio(self) -> None:
+        """On a reactor that runs on asyncio's event loop, views run there, as the log says."""
+        loop = asyncio.new_event_loop()
+        self.addCleanup(loop.close)
+        reactor = AsyncioSelectorReactor(loop)
+        for reader in reactor._internalReaders:
+            self.addCleanup(reader.connectionLost, Failure(ConnectionDone()))
+        self.patch(Signals, "handle_early", lambda signals: None)
+        options = Options({})
+        options.parseOptions(["--control", "none", "--listen", "tcp:0:interface=127.0.0.1"])
+        service: Any = makeService(options, reactor)
+        [one] = [one for one in service if isinstance(one, EventLoopService)]
+        self.assertIsNotNone(loop.get_task_factory())
+        with capturedLogs() as events:
+            one.startService()
+        self.assertRegex(said(events)[0], "^running on asyncio's event loop, asyncio's Unix")
 
     def test_fast_paths(self) -> None:
         """``--fast-paths`` is applied to the process before anything is built."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from threading import Thread
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -13,6 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.access.closing import GOING_AWAY, NORMAL
 from pushd.access.limits import Limits
 from pushd.testing import Daemon
+from pushd.testing import daemon as module
 from pushd.views.decorators import accept_websocket, require_websocket
 from pushd.views.inprocess import publish
 from pushd.views.request import Request
@@ -84,6 +87,75 @@ class RequestTests(SynchronousTestCase):
         answer = daemon.request("GET", "/healthz", control=True)
         assert answer is not None
         self.assertEqual(answer.status, 200)
+
+
+class AsyncioTests(SynchronousTestCase):
+    """With ``loop="asyncio"``, the daemon has an event loop whose time is the clock's."""
+
+    def test_time(self) -> None:
+        """Sleeps and timeouts of asyncio's end when the test lets time pass."""
+
+        async def view(request: Request) -> str:
+            began = asyncio.get_running_loop().time()
+            try:
+                async with asyncio.timeout(5):
+                    await asyncio.sleep(10)
+            except TimeoutError:
+                return f"timeout after {asyncio.get_running_loop().time() - began:g} s"
+            return ""
+
+        with Daemon({"/view/": view}, loop="asyncio") as daemon:
+            connection = daemon.open_connection()
+            connection.send(b"GET /view/ HTTP/1.1\r\nHost: localhost:8080\r\n\r\n")
+            self.assertEqual(len(daemon.pending_calls), 2)
+            daemon.advance(5)
+            answer = connection.answer()
+            assert answer is not None
+            self.assertEqual(answer.text, "timeout after 5 s")
+
+    def test_in_loop(self) -> None:
+        """A test that runs on a loop itself can use it; publications reach views as well."""
+
+        @require_websocket
+        async def view(request: Request) -> None:
+            await request.websocket.subscribe("news")
+            await asyncio.sleep(100)
+
+        async def test() -> list[str | bytes]:
+            with Daemon({"/view/": view}, loop="asyncio") as daemon:
+                browser = daemon.connect("/view/")
+                daemon.publish("news", "hello")
+                return browser.messages
+
+        self.assertEqual(asyncio.run(test()), ["hello"])
+
+    def test_wait_until(self) -> None:
+        """Real time passes until a condition holds, for what waits for threads of its own."""
+
+        async def view(request: Request) -> str:
+            future = asyncio.get_running_loop().create_future()
+            loop = asyncio.get_running_loop()
+            Thread(target=loop.call_soon_threadsafe, args=(future.set_result, "result")).start()
+            return str(await future)
+
+        with Daemon({"/view/": view}, loop="asyncio") as daemon:
+            connection = daemon.open_connection()
+            connection.send(b"GET /view/ HTTP/1.1\r\nHost: localhost:8080\r\n\r\n")
+            daemon.wait_until(connection.answer)
+            answer = connection.answer()
+            assert answer is not None
+            self.assertEqual(answer.text, "result")
+            self.patch(module, "_POLLS", 2)
+            with self.assertRaisesRegex(AssertionError, "does not hold after 0.01 s"):
+                daemon.wait_until(lambda: False)
+
+    def test_stop(self) -> None:
+        """After its stop, it can be stopped and asked again."""
+        daemon = Daemon({}, loop="asyncio")
+        daemon.stop()
+        daemon.stop()
+        daemon.advance(1)
+        self.assertEqual(daemon.pending_calls, [])
 
 
 class DaemonTests(SynchronousTestCase):

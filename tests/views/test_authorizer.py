@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,7 +10,7 @@ from typing import Any, cast
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.task import Clock
-from twisted.logger import capturedLogs
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http_headers import Headers
 
@@ -266,6 +267,46 @@ class FailureTests(AuthorizerTestCase):
             self.assertIn(wanted, connection.received)
             self.assertTrue(connection.closed)
             self.assertEqual(self.describe("t")["subscribers"], {})
+
+
+class AsyncioTests(AuthorizerTestCase):
+    """An authorizer may await what is asyncio's, with ``--loop asyncio``."""
+
+    async def may(self, request: Request, action: str, topic: str) -> Any:
+        """Answer later, from a child task."""
+        return await asyncio.gather(asyncio.sleep(1, self.answer), Deferred())
+
+    def test_answer(self) -> None:
+        """It has ten seconds, and is cancelled then, or when the client leaves."""
+        self.notes: list[str] = []
+
+        async def may(request: Request, action: str, topic: str) -> bool:
+            try:
+                await asyncio.sleep(1 if topic == "quick" else 100)
+            except asyncio.CancelledError:
+                self.notes.append("cancelled")
+                raise
+            return True
+
+        self.use(may, loop="asyncio")
+        quick, late, leaving = (
+            self.daemon.connect(f"/topics/{topic}") for topic in ("quick", "late", "leaving")
+        )
+        leaving.leave()
+        self.daemon.advance(1)
+        self.assertEqual((quick.opened, late.opened), (True, False))
+        self.daemon.advance(9)
+        assert late.refused is not None
+        self.assertEqual(late.refused.status, 503)
+        self.assertEqual(self.notes, ["cancelled"] * 2)
+
+    def test_without(self) -> None:
+        """Without the option, the log names it."""
+        with capturedLogs() as events:
+            self.assertEqual(self.ask("/topics/t").status, 500)
+        [event] = self.events(events, "authorizer_failed")
+        self.assertIn("start pushd with --loop asyncio", formatEvent(event))
+        self.flushLoggedErrors()
 
 
 class ThreadTests(AuthorizerTestCase):

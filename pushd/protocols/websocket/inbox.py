@@ -130,7 +130,7 @@ class Inbox:
             self.source.resume_reading()
         return message
 
-    def wait(self, timeout: float | None) -> Deferred[str | bytes | None]:
+    def wait(self, timeout: float | None) -> NextMessage:
         """Return a Deferred that fires with the next message, or with None at the end.
 
         The inbox must be empty, and no other task may wait.

@@ -177,6 +177,18 @@ class WaitingTests(InboxTestCase):
         self.failureResultOf(waiting, CancelledError)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
+    def test_given_back(self) -> None:
+        """A message that came too late for its task is the next, or goes to the task that waits."""
+        waiting = self.inbox.wait(None)
+        self.put("a", "b", "c")
+        waiting.give_back("a")
+        waiting.give_back(None)
+        self.assertEqual(self.take(3), ["a", "b", "c"])
+        self.assertEqual(self.inbox.memory, 0)
+        again = self.inbox.wait(None)
+        waiting.give_back("d")
+        self.assertEqual(self.successResultOf(again), "d")
+
     def test_odd_timeout(self) -> None:
         """After a timeout that the clock refuses, no task waits."""
         odd: Any = Decimal(1)
