@@ -11,6 +11,7 @@ from pathlib import Path
 from random import random
 from typing import Any, Protocol
 
+from twisted.internet.base import ReactorBase
 from twisted.internet.interfaces import IReactorTime
 
 from pushd.access.admission import Admission
@@ -171,12 +172,22 @@ def build(settings: Settings, runtime: Runtime) -> PushService:
         control=[_control_port(runtime.reactor, one, control) for one in settings.control],
         application=application if isinstance(application, AsgiGateway) else None,
     )
-    if isinstance(application, AsgiGateway):
-        service.addService(LifespanService(application.lifespan, application.loop))
     service.appliers.append(live.apply)
     service.stopping += [runtime.threads.stop, public.policy.throttle.stop]
     blocking = BlockingPublisher(views.publisher, runtime.threads)
     service.addService(InProcess(blocking, views.publisher, runtime.loop))
+    if isinstance(application, AsgiGateway):
+        # The last: an application that starts may publish.
+        real = isinstance(runtime.reactor, ReactorBase)
+        lifespan = LifespanService(
+            application.lifespan,
+            application.loop,
+            public=service.public if real else (),
+            threads=runtime.reactor.getThreadPool() if real else None,
+        )
+        readiness.checks.append(lifespan.fault)
+        service.interrupting.append(lifespan.interrupt)
+        service.addService(lifespan)
     return service
 
 

@@ -78,6 +78,8 @@ class PushService(MultiService):
         self.connections: Connections = state.connections
         #: The public ports, and the control ports.
         self.public, self.control = public, control
+        #: Functions that are called at a signal that comes while the services still start.
+        self.interrupting: list[Callable[[], object]] = []
         #: Functions that are called when a stop begins.
         self.stopping: list[Callable[[], object]] = []
         #: Functions that apply new settings after a reload. To make an option changeable at run
@@ -100,6 +102,11 @@ class PushService(MultiService):
         if self._stopped is None:
             self._stopped = Deferred.fromCoroutine(self._stop())
         return self._stopped
+
+    def interrupt(self) -> None:
+        """Wait for nothing any more while starting: a signal has come."""
+        for call in self.interrupting:
+            call()
 
     def cut(self) -> None:
         """Finish a stop without waiting for anything: after a second signal."""

@@ -48,6 +48,9 @@ def body(data: Any = b"", *, more: bool = False) -> dict[str, Any]:
     return {"type": "http.response.body", "body": data, "more_body": more}
 
 
+NOTHING = Recorder()
+
+
 class AsgiTestCase(SynchronousTestCase):
     """Serves an application; no delayed call may be left when the test is over."""
 

@@ -62,6 +62,11 @@ class Lifespan:
             await self._application(self._scope, self._receive, self._send)
         except CancelledError:
             pass  # By ``cancel``.
+        except SystemExit as error:
+            if self._started.done():
+                _log.failure("the application exited in its lifespan", event="lifespan_failed")
+            else:
+                self._fail(f"it exited: {error}")
         except BaseException:  # Whatever it is ends the application's life, and nothing else.
             if self._started.done():
                 _log.failure("the application failed in its lifespan", event="lifespan_failed")
@@ -88,8 +93,7 @@ class Lifespan:
             case "lifespan.startup.complete" if not self._started.done():
                 self._started.set_result(None)
             case "lifespan.startup.failed" if not self._started.done():
-                reason = message.get("message") or "it does not say why"
-                self._started.set_exception(StartFailed(f"the application did not start: {reason}"))
+                self._fail(message.get("message") or "it does not say why")
             case "lifespan.shutdown.complete" if self._stopping.done():
                 self._end()
             case "lifespan.shutdown.failed" if self._stopping.done():
@@ -101,6 +105,15 @@ class Lifespan:
                 self._end()
             case kind:
                 raise RuntimeError(f"the application sent {kind!r}, which cannot come now")
+
+    def _fail(self, reason: str) -> None:
+        """Note that the application cannot start; the reason may be a traceback as Starlette's."""
+        lines = reason.strip().splitlines()
+        if len(lines) > 1:
+            _log.error(
+                "the application failed to start: {reason}", event="lifespan_failed", reason=reason
+            )
+        self._started.set_exception(StartFailed(f"the application did not start: {lines[-1]}"))
 
     def _end(self) -> None:
         if not self._stopped.done():

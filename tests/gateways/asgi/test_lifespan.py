@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import Any
+
+from twisted.logger import capturedLogs
 
 from pushd.errors import StartFailed
 from pushd.gateways.asgi.lifespan import Lifespan
 from pushd.gateways.asgi.scope import Receive, Scope, Send
 from tests.support.asgi_case import AsgiTestCase, body, start
 from tests.support.event_loop_case import EventLoopTestCase
+from tests.support.peer import said
 
 
 class Living:
@@ -82,6 +86,34 @@ class LifespanTests(EventLoopTestCase):
         """It may give none."""
         self.start(Living(startup={"type": "lifespan.startup.failed"}))
         self.assertIn("does not say why", str(self.started.exception()))
+        self.assertTrue(self.stop())
+
+    def test_start_fails_with_traceback(self) -> None:
+        """A traceback, as Starlette gives it, is logged; the reason is its last line."""
+        failed = {"type": "lifespan.startup.failed", "message": "Traceback\n  x\nOSError: none\n"}
+        with capturedLogs() as logged:
+            self.start(Living(startup=failed))
+        self.assertEqual(
+            str(self.started.exception()), "the application did not start: OSError: none"
+        )
+        self.assertIn("Traceback\n  x\nOSError: none", said(logged)[0])
+        self.assertTrue(self.stop())
+
+    def test_exits(self) -> None:
+        """An application that exits while it starts has not started; later, that is logged."""
+
+        async def application(scope: Scope, receive: Receive, send: Send) -> None:
+            if exits_later:
+                await send(STARTED)
+            sys.exit("no settings")
+
+        exits_later = False
+        self.start(application)
+        self.assertIn("it exited: no settings", str(self.started.exception()))
+        exits_later = True
+        self.start(application)
+        self.assertIsNone(self.started.exception())
+        self.assertEqual(len(self.flushLoggedErrors(SystemExit)), 1)
         self.assertTrue(self.stop())
 
     def test_not_used(self) -> None:
