@@ -7,7 +7,8 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
-from http.client import HTTPConnection, HTTPResponse
+from contextlib import contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -41,11 +42,21 @@ def place_of(daemon: DaemonProcess) -> str:
     return urlsplit(daemon.url).netloc
 
 
-def ask(place: str, path: str, body: bytes | None = None) -> HTTPResponse:
-    """Send a request; return the response once its head has arrived."""
+@contextmanager
+def asking(place: str, path: str, body: bytes | None = None) -> Iterator[HTTPConnection]:
+    """Send a request."""
     connection = HTTPConnection(place, timeout=PATIENCE)
-    connection.request("GET" if body is None else "POST", path, body)
-    return connection.getresponse()
+    try:
+        connection.request("GET" if body is None else "POST", path, body)
+        yield connection
+    finally:
+        connection.close()
+
+
+def ask(place: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+    """Send a request; return status and body of the response."""
+    with asking(place, path, body) as connection, connection.getresponse() as answer:
+        return answer.status, answer.read()
 
 
 def control_of(daemon: DaemonProcess) -> str:
@@ -55,8 +66,7 @@ def control_of(daemon: DaemonProcess) -> str:
 
 def test_request(daemon: DaemonProcess) -> None:
     """A page is answered with what the application keeps since its start."""
-    answer = ask(place_of(daemon), "/")
-    assert (answer.status, answer.read()) == (200, b"hello")
+    assert ask(place_of(daemon), "/") == (200, b"hello")
 
 
 def test_upload(daemon: DaemonProcess) -> None:
@@ -65,7 +75,7 @@ def test_upload(daemon: DaemonProcess) -> None:
     status.reset_peak()
     before = status.memory
     size = 64 << 20
-    received, largest = ask(place_of(daemon), "/upload", bytes(size)).read().split()
+    received, largest = ask(place_of(daemon), "/upload", bytes(size))[1].split()
     assert int(received) == size
     # 64 KiB wait, and what one more read brings.
     assert int(largest) <= 1 << 18
@@ -75,13 +85,13 @@ def test_upload(daemon: DaemonProcess) -> None:
 def test_download(daemon: DaemonProcess) -> None:
     """A client that reads nothing holds the application; then it gets everything."""
     status = ProcessStatus(daemon.pid)
-    ask(place_of(daemon), "/").read()
+    ask(place_of(daemon), "/")
     status.reset_peak()
     before = status.memory
-    answer = ask(place_of(daemon), "/download")
-    # The application would have sent all of it by now.
-    assert ask(place_of(daemon), "/slow").read() == b"slow"
-    assert len(answer.read()) == DOWNLOAD
+    with asking(place_of(daemon), "/download") as connection:
+        # The application would have sent all of it by now.
+        assert ask(place_of(daemon), "/slow") == (200, b"slow")
+        assert len(connection.getresponse().read()) == DOWNLOAD
     assert status.peak - before < DOWNLOAD // 4
 
 
@@ -99,9 +109,10 @@ def test_stop(tmp_path: Path) -> None:
     """SIGTERM drains: requests are answered, WebSockets closed with 1001, then comes the end."""
     with DaemonProcess(["--asgi", APPLICATION, "--drain", "2"], directory=tmp_path) as daemon:
         place = place_of(daemon)
-        with connect(f"ws://{place}/", open_timeout=PATIENCE) as websocket:
-            slow = HTTPConnection(place, timeout=PATIENCE)
-            slow.request("GET", "/slow")
+        with (
+            connect(f"ws://{place}/", open_timeout=PATIENCE) as websocket,
+            asking(place, "/slow") as slow,
+        ):
             websocket.send("x")
             assert websocket.recv(PATIENCE) == "x"
             os.kill(daemon.pid, signal.SIGTERM)
@@ -124,13 +135,12 @@ def test_start(tmp_path: Path) -> None:
     daemon.start()
     try:
         daemon.wait_for("the application starts")
-        client = HTTPConnection(place_of(daemon), timeout=PATIENCE)
-        client.request("GET", "/")
-        answer = ask(control_of(daemon), "/readyz")
-        assert (answer.status, b"starting" in answer.read()) == (503, True)
-        assert ask(control_of(daemon), "/healthz").status == 200
-        assert client.getresponse().read() == b"hello"
-        assert ask(control_of(daemon), "/readyz").status == 200
+        with asking(place_of(daemon), "/") as client:
+            status, text = ask(control_of(daemon), "/readyz")
+            assert (status, b"starting" in text) == (503, True)
+            assert ask(control_of(daemon), "/healthz")[0] == 200
+            assert client.getresponse().read() == b"hello"
+        assert ask(control_of(daemon), "/readyz")[0] == 200
     finally:
         daemon.stop()
 
