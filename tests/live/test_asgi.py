@@ -151,7 +151,8 @@ def test_stop_while_starting(tmp_path: Path) -> None:
     daemon = DaemonProcess(args, directory=tmp_path, environment={"START_SECONDS": "1000"})
     daemon.start()
     daemon.wait_for("the application starts")
-    with socket.create_connection(tuple(place_of(daemon).split(":")), PATIENCE) as client:
+    host, _, port = place_of(daemon).partition(":")
+    with socket.create_connection((host, int(port)), PATIENCE) as client:
         client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         daemon.stop()
         with pytest.raises(ConnectionResetError):

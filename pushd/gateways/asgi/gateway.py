@@ -59,6 +59,7 @@ class AsgiGateway:
         # The calls for HTTP requests that have not ended.
         self._calls: set[Task[None]] = set()
         self._settled: Deferred[None] | None = None
+        self._stopping = False
 
     def find(self, request: Any, path: str) -> IResource:
         """Return the resource for a path that pushd itself does not serve."""
@@ -95,6 +96,7 @@ class AsgiGateway:
 
     def stop(self) -> Deferred[None]:
         """Cancel the calls that go on, and end the application; fires when it has ended."""
+        self._stopping = True
         for call in self._calls:
             call.cancel()
         return Deferred.fromFuture(self.lifespan.stop())
@@ -103,7 +105,12 @@ class AsgiGateway:
         """Answer 500, or break off, if the application failed."""
         self._calls.discard(call)
         self._check_settled()
-        error = None if call.cancelled() else call.exception()
+        error: BaseException | None
+        if call.cancelled():
+            # By ``stop``, or the application has raised it by itself.
+            error = None if self._stopping else defer.CancelledError("it raised CancelledError")
+        else:
+            error = call.exception()
         if error is not None and not (conversation.is_gone and isinstance(error, OSError)):
             self._log_failure(http, error)
         if (error or call.cancelled()) and not (conversation.is_gone or http.finished):

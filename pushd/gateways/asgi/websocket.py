@@ -96,6 +96,8 @@ class WebSocketConversation:
         if self._state is _State.NEW:
             self._state = _State.CONNECTING
             return {"type": "websocket.connect"}
+        if self._state is _State.REFUSED:  # ``wait`` would accept the handshake.
+            return {"type": "websocket.disconnect", "code": 1006, "reason": ""}
         if self._receiver is not None:
             raise RuntimeError("another task already waits for the next event of this WebSocket")
         message = await self._next()
@@ -173,7 +175,10 @@ class WebSocketConversation:
         websocket = self._websocket
         while not self._arrived:
             if not self._waiting:
-                if self._state is _State.CONNECTING:  # ``wait`` would accept the handshake.
+                if self._state in (
+                    _State.CONNECTING,
+                    _State.REFUSING,
+                ):  # ``wait`` would accept the handshake.
                     websocket.gone().addCallback(self._left)
                 elif websocket.has_messages():
                     return websocket.read()
@@ -195,7 +200,7 @@ class WebSocketConversation:
 
     def _left(self, _: None) -> None:
         """Note that the client has left before the handshake was answered."""
-        if self._state is _State.CONNECTING:
+        if self._state in (_State.CONNECTING, _State.REFUSING):
             self._arrive(None)
 
     def _arrive(self, message: str | bytes | Failure | None) -> None:

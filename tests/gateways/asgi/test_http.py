@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from twisted.internet.defer import CancelledError
+
 from pushd.gateways.asgi.scope import Receive, Scope, Send
 from tests.support.asgi_case import AsgiTestCase, Recorder, body, start
 from tests.support.peer import Peer, request
@@ -46,6 +48,44 @@ class ResponseTests(AsgiTestCase):
         """Headers that are about the connection are the server's alone."""
         self.serve(Recorder(start(connection="close", transfer_encoding="chunked"), body(b"hello")))
         self.assertEqual(self.ask().headers["content-length"], "5")
+
+    def test_header_values(self) -> None:
+        """Values may have tabs, spaces and bytes that are no ASCII; any iterable gives headers."""
+        values = [b"<\t>", b"< >", "<µ>".encode()]
+        headers = ((b"x", value) for value in values)
+        self.serve(Recorder({**start(), "headers": headers}, body()))
+        peer = self.send_raw(request("GET / HTTP/1.1", "Host: a"))
+        for value in values:
+            self.assertIn(b"\r\nX: " + value + b"\r\n", bytes(peer.received))
+
+    def test_returned_value(self) -> None:
+        """What the application returns is ignored."""
+
+        async def application(scope: Scope, receive: Receive, send: Send) -> int:
+            if scope["type"] == "http":
+                await send(start())
+                await send(body(b"ok"))
+            return 123
+
+        self.serve(application)
+        self.assertEqual(self.ask().body, b"ok")
+
+    def test_after_end(self) -> None:
+        """What comes after a complete response raises; the client has its response."""
+        self.serve(Recorder(start(), body(b"ok"), body(b"more")))
+        self.assertEqual(self.ask().body, b"ok")
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+
+    def test_raises_cancelled(self) -> None:
+        """An application that raises CancelledError by itself has failed: a 500."""
+
+        async def application(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "http":
+                raise asyncio.CancelledError
+
+        self.serve(application)
+        self.assertEqual(self.ask().status, 500)
+        self.assertEqual(len(self.flushLoggedErrors(CancelledError)), 1)
 
     def test_trailers(self) -> None:
         """Trailers are ignored."""
@@ -158,6 +198,29 @@ class RequestTests(AsgiTestCase):
 
         self.serve(application)
         return received
+
+    def test_invalid(self) -> None:
+        """A request that is not valid HTTP is refused before the application is called."""
+        received = self.collect()
+        for line in (
+            "G?T / HTTP/1.1",
+            "GET /?x=y z HTTP/1.1",
+            "GET / HTTP1.1",
+            "GET /\xe4 HTTP/1.1",
+            "GET / HTTP/1.1\r\nfoo bar: baz",
+            "GET / HTTP/1.1\r\nfoo\x01bar: baz",
+        ):
+            with self.subTest(line=line):
+                peer = self.send_raw(f"{line}\r\nHost: a\r\n\r\n".encode("latin-1"))
+                self.assertTrue(peer.head.startswith("HTTP/1.1 400 "), peer.head)
+        self.assertEqual(received, [])
+
+    def test_other_upgrade(self) -> None:
+        """An upgrade to another protocol, such as HTTP/2, is ignored, as HTTP allows."""
+        self.collect()
+        headers = ("Host: a", "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c")
+        peer = self.send_raw(request("GET / HTTP/1.1", *headers))
+        self.assertTrue(peer.head.startswith("HTTP/1.1 200 "))
 
     def test_no_body(self) -> None:
         """A request without a body is one event."""

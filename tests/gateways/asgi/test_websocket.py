@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from twisted.internet.defer import CancelledError
+
 from pushd.gateways.asgi.scope import Receive, Scope, Send
 from pushd.testing import NORMAL, Closing
 from tests.support.asgi_case import AsgiTestCase, Recorder, body
@@ -93,6 +95,34 @@ class AcceptTests(AsgiTestCase):
         refused = self.connect().refused
         assert refused is not None
         self.assertEqual((refused.status, refused.body), (403, b""))
+
+    def test_receive_after_refusal(self) -> None:
+        """After it has refused, the application is told the end at once, as Channels expects."""
+        told: list[Any] = []
+
+        async def application(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "websocket":
+                told.append(await receive())
+                await send({"type": "websocket.close"})
+                told.append(await receive())
+
+        self.serve(application)
+        self.assertEqual(self.connect().refused.status, 403)  # type: ignore[union-attr]
+        self.assertEqual(told[1], {"type": "websocket.disconnect", "code": 1006, "reason": ""})
+
+    def test_client_leaves_refusal(self) -> None:
+        """A client that leaves while the response that refuses it is made is told as well."""
+        told: list[Any] = []
+
+        async def application(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "websocket":
+                await receive()
+                await send({"type": "websocket.http.response.start", "status": 401, "headers": []})
+                told.append(await receive())
+
+        self.serve(application)
+        self.send_raw(handshake()).vanish()
+        self.assertEqual([one["type"] for one in told], ["websocket.disconnect"])
 
     def test_response_refuses(self) -> None:
         """A response of its own refuses the handshake."""
@@ -226,6 +256,30 @@ class MessageTests(AsgiTestCase):
         browser.send("b")
         self.daemon.advance(1)
         self.assertEqual([event["text"] for event in told], ["a", "b"])
+
+    def test_too_large(self) -> None:
+        """A message beyond the limit does not reach the application, which is told the end."""
+        application = Reader()
+        self.serve(application)
+        peer = self.send_raw(handshake())
+        peer.send(frame(TEXT, bytes((1 << 20) + 1)))
+        self.assertEqual([one["type"] for one in application.received], ["websocket.disconnect"])
+        self.assertEqual(application.received[0]["code"], 1009)
+
+    def test_raises_cancelled(self) -> None:
+        """An application that raises CancelledError by itself has failed, and ends nothing else."""
+
+        async def application(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "websocket":
+                await receive()
+                await send(ACCEPT)
+                raise asyncio.CancelledError
+
+        self.serve(application)
+        browser = self.connect()
+        assert browser.closing is not None
+        self.assertEqual(browser.closing.code, 1011)
+        self.assertEqual(len(self.flushLoggedErrors(CancelledError)), 1)
 
     def test_two_receivers(self) -> None:
         """A second task that receives at the same time is refused."""

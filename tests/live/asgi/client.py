@@ -31,7 +31,8 @@ class Server:
         self.http = httpx.Client(base_url=f"http://{self._place}", timeout=PATIENCE)
 
     def connect(self, path: str, **options: Any) -> ClientConnection:
-        """Open a WebSocket."""
+        """Open a WebSocket, as a page of the same origin does."""
+        options.setdefault("origin", f"http://{self._place}")
         return connect(f"ws://{self._place}{path}", open_timeout=PATIENCE, **options)
 
 

@@ -29,7 +29,8 @@ settings.configure(
     CHANNEL_LAYERS={
         "default": {
             "BACKEND": "channels_redis.core.RedisChannelLayer",
-            "CONFIG": {"hosts": [os.environ["LAYER"]]},
+            # Without a time-out, which redis-py has since 8 and channels_redis does not expect.
+            "CONFIG": {"hosts": [{"address": os.environ["LAYER"], "socket_timeout": None}]},
         }
         if "LAYER" in os.environ
         else {"BACKEND": "channels.layers.InMemoryChannelLayer"}
