@@ -49,7 +49,7 @@ run: announce .venv/.run  ## Start the daemon and print its URL; ARGS='--listen 
 	exec $(BIN)/twistd -n --pidfile= pushd $(ARGS)
 
 .PHONY: test
-test: check live slow-paths browser  ## Run all checks and tests, as CI does
+test: check live slow-paths asyncio browser  ## Run all checks and tests, as CI does
 	@echo 'make test: all checks and tests passed'
 
 ##@ Parts of "make test"
@@ -96,6 +96,11 @@ slow-paths: .venv/.dev  ## A part of the tests again, with --fast-paths off
 		tests/protocols tests/topics tests/views tests/api tests/service
 	PUSHD_FAST_PATHS=off $(BIN)/pytest -q -n 2 --dist loadfile \
 		tests/live/test_demo.py tests/live/test_topics.py
+
+.PHONY: asyncio
+asyncio: .venv/.dev  ## A part of the live tests again, with --loop asyncio
+	PUSHD_LOOP=asyncio $(BIN)/pytest -q -n 2 --dist loadfile \
+		tests/live/test_demo.py tests/live/test_topics.py tests/live/test_endings.py
 
 .PHONY: browser
 browser: chromium nginx haproxy  ## Tests of the web pages in Chromium

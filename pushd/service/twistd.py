@@ -16,6 +16,7 @@ from pushd.options.command_line import Options
 from pushd.options.settings import Applier, Settings
 from pushd.protocols.cork import Cork
 from pushd.protocols.fast_paths import FAST_PATHS
+from pushd.schedule.asyncio_task import call_on_loop
 from pushd.schedule.histogram import Histogram
 from pushd.service.build import Runtime, build, check_redis
 from pushd.service.demo_url import DemoUrl
@@ -89,7 +90,7 @@ def makeService(
 
 
 def _make_runtime(reactor: Any, settings: Settings, lag: Histogram) -> Runtime:
-    wall, cork = reactor.seconds, Cork()
+    wall, cork, loop = reactor.seconds, Cork(), event_loop_of(reactor)
     # A fake reactor in a test keeps the time of that test.
     if isinstance(reactor, ReactorBase):
         run_on_monotonic_time(reactor, time.monotonic)
@@ -102,12 +103,13 @@ def _make_runtime(reactor: Any, settings: Settings, lag: Histogram) -> Runtime:
             settings.threads,
             settings.straggler_limit,
             partial(client_key, settings.proxies),
+            partial(call_on_loop, reactor, loop),
         ),
         wall=wall,
         cork=cork,
         lag=lag,
         allow_connections=allow_connections,
-        loop=event_loop_of(reactor),
+        loop=loop,
     )
 
 

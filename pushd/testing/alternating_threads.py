@@ -58,6 +58,7 @@ class AlternatingThreads(ThreadPlaces):
     :param limit: blocking views that may run at once.
     :param max_stragglers: blocking views that may go on beside them after their grace.
     :param call_for_test: calls a function for code that is not in a view's thread: the test's own.
+    :param call: calls a function; returns a Deferred of its result.
     """
 
     def __init__(
@@ -65,8 +66,10 @@ class AlternatingThreads(ThreadPlaces):
         limit: int,
         max_stragglers: int = 0,
         call_for_test: Callable[[Callable[[], Any]], Any] = _refuse,
+        call: Callable[[Callable[[], Any]], Deferred[Any]] = maybeDeferred,
     ) -> None:
         super().__init__(limit, max_stragglers)
+        self._call = call
         self._local = local()
         self._call_for_test = call_for_test
         #: All pools, by what their threads do.
@@ -116,7 +119,7 @@ class AlternatingThreads(ThreadPlaces):
         while True:
             request = handoff.requests.get(timeout=_LIMIT)
             if isinstance(request, _Outcome):
-                maybeDeferred(request.get).chainDeferred(finished)
+                self._call(request.get).chainDeferred(finished)
                 return
             done = maybeDeferred(request)
             if not done.called:

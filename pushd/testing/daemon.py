@@ -28,6 +28,7 @@ from pushd.access.limits import Limits
 from pushd.options.event_loop import ASYNCIO
 from pushd.options.parsers import parse_folder
 from pushd.options.settings import Settings
+from pushd.schedule.asyncio_task import call_on_loop
 from pushd.schedule.coalescing import CoalescingClock
 from pushd.service.build import Runtime, build
 from pushd.service.event_loop import EventLoopService
@@ -90,7 +91,10 @@ class Daemon:
             Runtime(
                 reactor=self.clock,
                 threads=AlternatingThreads(
-                    self.settings.threads, self.settings.straggler_limit, self._call_for_test
+                    self.settings.threads,
+                    self.settings.straggler_limit,
+                    self._call_for_test,
+                    partial(call_on_loop, self.clock, self._loop),
                 ),
                 wall=self.clock.seconds,
                 random=lambda: 0.5,

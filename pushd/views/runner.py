@@ -431,9 +431,7 @@ class ViewRun:
             awaited.add_done_callback(self._awaited_fired)
         elif isinstance(awaited, asyncio.Handle):  # The next iteration of the loop.
             asyncio.get_running_loop().call_soon(self._cancel_schedules)
-        elif not isinstance(awaited, Deferred):
-            return  # No other awaitable leads to a schedule.
-        elif not websocket.will_notify(awaited):
+        elif isinstance(awaited, Deferred) and not websocket.will_notify(awaited):
             schedules = awaited_schedules(awaited)
             for schedule in schedules:
                 schedule.cancel()
@@ -463,6 +461,9 @@ class ViewRun:
         if isinstance(self._work, AsyncioTask) and self._state is not _State.DROPPED:
             self._work.cancel_now()
             return
+        if not isinstance(awaited, Deferred):
+            awaited.cancel()
+            return
         try:
             awaited.cancel()
         except Exception:  # A canceller that fails must not keep the connection from ending.
@@ -472,9 +473,8 @@ class ViewRun:
                 view=name_of(self._view),
                 peer=self._peer,
             )
-            if isinstance(awaited, Deferred):
-                with suppress(AlreadyCalledError):
-                    awaited.errback(CancelledError())
+            with suppress(AlreadyCalledError):
+                awaited.errback(CancelledError())
 
     def _warn_blocked(self, seconds: float) -> None:
         self._runner.warn_blocked(self._view, seconds)

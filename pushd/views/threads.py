@@ -339,6 +339,8 @@ class ViewThreads(ThreadPlaces):
     :param max_stragglers: how many more may go on after their conversation and its grace.
     :param client_of: returns what a client is counted by, given the peer of its request; None for
         one that may have all places.
+    :param call: calls a function on the reactor; returns a Deferred of its result, which may be
+        that of a coroutine.
     """
 
     def __init__(
@@ -347,8 +349,10 @@ class ViewThreads(ThreadPlaces):
         limit: int,
         max_stragglers: int = 0,
         client_of: Callable[[str], Hashable] = lambda peer: None,
+        call: Callable[[Callable[[], Any]], Deferred[Any]] = maybeDeferred,
     ) -> None:
         super().__init__(limit, max_stragglers)
+        self._call = call
         self._reactor = reactor
         self._client_of = client_of
         self._pool = DaemonThreads(limit + max_stragglers, "views")
@@ -406,7 +410,7 @@ class ViewThreads(ThreadPlaces):
     def _finish(self, finished: Deferred[Any], success: bool, result: Any) -> None:
         self.release(finished)
         # The view may have returned a Deferred or a coroutine.
-        maybeDeferred(lambda: result).chainDeferred(finished)
+        self._call(lambda: result).chainDeferred(finished)
 
 
 def call_blocking(view: View, request: Request, bridge: Bridge) -> Any:

@@ -5,6 +5,7 @@ Their paths are ``/KIND/SHAPE/ROOM/``; ``/report/KIND/ROOM/`` tells what happene
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import defaultdict
 from collections.abc import Callable
@@ -105,7 +106,7 @@ async def _clean_up(request: Request, room: Room) -> None:
     try:
         while True:
             await request.websocket.wait()
-    except Exception:
+    except (Exception, asyncio.CancelledError):  # With --loop asyncio it is no Exception.
         room.saved.append("except")
         raise
     finally:

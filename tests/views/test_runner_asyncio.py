@@ -197,9 +197,12 @@ class AwaitTests(AsyncioViewTestCase):
         self.assertEqual(self.notes[2:], ["message"] * 2)
 
     def test_helper(self) -> None:
-        """A decorator that is a plain function may return the coroutine."""
+        """A decorator that is a plain function may return the coroutine, also in a thread."""
 
         def view(request: Request) -> Any:
+            return inner(request)
+
+        def in_thread(request: Request) -> Any:
             return inner(request)
 
         async def inner(request: Request) -> str:
@@ -207,13 +210,14 @@ class AwaitTests(AsyncioViewTestCase):
             return "late"
 
         view.__annotations__["return"] = Deferred
-        daemon = self.serve(view)
-        connection = daemon.open_connection()
-        connection.send(b"GET /view/ HTTP/1.1\r\nHost: localhost:8080\r\n\r\n")
-        daemon.advance(1)
-        answer = connection.answer()
-        assert answer is not None
-        self.assertEqual(answer.text, "late")
+        for one in (view, in_thread):
+            daemon = self.serve(one)
+            connection = daemon.open_connection()
+            connection.send(b"GET /view/ HTTP/1.1\r\nHost: localhost:8080\r\n\r\n")
+            daemon.advance(1)
+            answer = connection.answer()
+            assert answer is not None
+            self.assertEqual(answer.text, "late")
 
 
 class EndTests(AsyncioViewTestCase):
