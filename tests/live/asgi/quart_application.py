@@ -81,7 +81,7 @@ async def later() -> None:
 async def echo() -> None:
     """Send back from one task what another one receives."""
     await websocket.accept(subprotocol="two", headers={"X-Quart": "yes"})
-    queue: asyncio.Queue[str] = asyncio.Queue(10)
+    queue: asyncio.Queue[str | bytes] = asyncio.Queue(10)
 
     async def receive() -> None:
         while True:
