@@ -113,6 +113,10 @@ browser: chromium nginx haproxy  ## Tests of the web pages in Chromium
 conformance: .venv/.dev  ## Run the Autobahn|Testsuite (10 min); needs Python 2.7
 	$(BIN)/python -m tests.conformance.run
 
+.PHONY: asgi
+asgi: redis .venv/asgi/.ready  ## Serve ASGI applications of many frameworks (2 min); "live" has two
+	.venv/asgi/bin/pytest -q -n 4 --dist loadfile tests/live/asgi tests/live/test_asgi.py
+
 .PHONY: fuzz
 fuzz: .venv/.dev  ## Look for input that breaks pushd, 10 min; FUZZ='--minutes 60'
 	$(BIN)/python -m tests.fuzz $(FUZZ)
@@ -165,6 +169,13 @@ announce:
 	@echo 'Installing pushd and the tools for its tests into .venv ...'
 	$(INSTALL) -e '.[dev]' < /dev/null
 	touch .venv/.run $@
+
+# So have the frameworks of the ASGI applications: newer ones must not change what all tests use.
+.venv/asgi/.ready: setup.cfg pyproject.toml tests/live/asgi/requirements.txt | $(BIN)/pip
+	@echo 'Installing pushd and frameworks for ASGI into .venv/asgi ...'
+	$(BIN)/python -m venv .venv/asgi
+	$(subst $(BIN),.venv/asgi/bin,$(INSTALL)) -e '.[test]' -r tests/live/asgi/requirements.txt < /dev/null
+	touch $@
 
 # The other servers of the benchmark have an environment of their own. The results list those that
 # could not be installed as missing.

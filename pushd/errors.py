@@ -172,6 +172,14 @@ class ThreadsBusy(PushdError):
     """Every thread for blocking views is in use."""
 
 
+class StartFailed(PushdError):
+    """An application says that it cannot start, and perhaps why."""
+
+
+class ClientDisconnected(PushdError, OSError):
+    """An ASGI application sends to a client that has left; frameworks know it as OSError."""
+
+
 class SocketInUse(PushdError):
     """The path of a Unix socket is in use: the text says by what."""
 

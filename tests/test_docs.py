@@ -16,7 +16,7 @@ from functools import wraps
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import CodeType, FrameType
+from types import CodeType, FrameType, SimpleNamespace
 from typing import Any, NamedTuple
 
 from django import urls
@@ -167,6 +167,9 @@ PYTEST_FILES = {
     "test_asyncio_news.py": "docs/asyncio.md: Testing",
     "test_chat.py": "docs/testing.md: A chat with two browsers",
 }
+
+_FRAMEWORK = "docs/asgi.md: ASGI: keep your application, and its consumers"
+TESTED.add(_FRAMEWORK)
 
 Names = dict[str, Any]
 
@@ -344,6 +347,55 @@ class AsyncioTests(SynchronousTestCase):
             self.assertEqual(browser.messages, ["0 s", "1 s", "HELLO"])
             browser.close()
             self.assertEqual(daemon.pending_calls, [])
+
+
+class AsgiTests(SynchronousTestCase):
+    """Blocks of docs/asgi.md."""
+
+    def test_framework(self) -> None:
+        """A handler of FastAPI publishes; the real FastAPI is in tests/live/asgi."""
+
+        class FakeFastAPI:
+            """Leaves handlers as they are, and calls one for each request."""
+
+            def post(self, path: str) -> Callable[[Any], Any]:
+                """Register a handler."""
+                assert path == "/orders/{number}/ship"
+
+                def register(handler: Any) -> Any:
+                    self.handler = handler
+                    return handler
+
+                return register
+
+            async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+                """Call the handler."""
+                if scope["type"] == "http":
+                    await self.handler(7)
+                    await send({"type": "http.response.start", "status": 200})
+                    await send({"type": "http.response.body"})
+
+        self.patch(sys, "modules", {**sys.modules, "fastapi": SimpleNamespace(FastAPI=FakeFastAPI)})
+
+        def use(names: Names) -> None:
+            with Daemon(asgi=names["app"]) as daemon:
+                browser = daemon.connect("/topics/orders/7")
+                daemon.request("POST", "/orders/7/ship")
+                self.assertEqual(browser.messages, ['{"status":"shipped"}'])
+                browser.close()
+
+        self.assertEqual(find_idle(BLOCKS[_FRAMEWORK], use), [])
+
+    @runs("docs/asgi.md: Topics from the application")
+    def test_extension(self, names: Names) -> None:
+        """An application publishes by the extension of its scope."""
+        with Daemon(asgi=names["application"]) as daemon:
+            browser = daemon.connect("/topics/news")
+            answer = daemon.request("GET", "/")
+            assert answer is not None
+            self.assertEqual(answer.status, 204)
+            self.assertEqual(browser.messages, ['{"title":"Hello"}'])
+            browser.close()
 
 
 class ViewsTests(SynchronousTestCase):

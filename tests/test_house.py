@@ -29,7 +29,7 @@ ROOMS = (
     "service",
 )
 # Annexes may import from any room; no room imports from an annex.
-ANNEXES = {"aio", "client", "django", "testing"}
+ANNEXES = {"aio", "asgi", "client", "django", "testing"}
 # Modules beside the rooms. All may import errors; pytest imports pytest_plugin without the daemon.
 TOP = {"__init__", "__main__", "errors", "pytest_plugin"}
 

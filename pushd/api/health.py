@@ -49,7 +49,8 @@ class Readiness:
     """
 
     def __init__(self, *checks: Callable[[], str | None]) -> None:
-        self._checks = checks
+        #: Further conditions.
+        self.checks = [*checks]
         #: True while the public port is open.
         self.listening = False
         #: True once the daemon has begun to shut down.
@@ -59,9 +60,10 @@ class Readiness:
         """Return the reason that stops traffic; None if the daemon is ready."""
         if self.draining:
             return "draining"
-        if not self.listening:
-            return "not listening"
-        return next((why for check in self._checks if (why := check()) is not None), None)
+        for check in self.checks:
+            if (why := check()) is not None:
+                return why
+        return None if self.listening else "not listening"
 
 
 def health_resource() -> ReadOnlyResource:

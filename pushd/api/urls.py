@@ -30,6 +30,7 @@ from pushd.api.publish_stream import PublisherView
 from pushd.api.resource import DaemonState
 from pushd.api.rules import RulesResource
 from pushd.api.topics import TopicDependencies, TopicResource
+from pushd.gateways.asgi.gateway import AsgiGateway
 from pushd.gateways.wsgi import WsgiGateway
 from pushd.protocols.http.at_once import AtOnce
 from pushd.protocols.http.guard import is_for_topics, is_topic
@@ -61,7 +62,7 @@ def public_site(
     routes: Routes,
     topics: TopicDependencies,
     files: StaticFiles,
-    application: WsgiGateway | None = None,
+    application: WsgiGateway | AsgiGateway | None = None,
 ) -> PushdSite:
     """Make the site of the public port.
 
@@ -97,7 +98,14 @@ def public_site(
             request.why_refused = "there is no view at this path: see --views"
         return file or AnswerResource(NOT_FOUND)
 
-    return PushdSite(find, policy, reactor)
+    def streams_body(raw_path: bytes) -> bool:
+        path = _decode(raw_path)
+        return path is not None and not (routes.match(path) or is_topic(raw_path))
+
+    site = PushdSite(find, policy, reactor)
+    if isinstance(application, AsgiGateway):
+        site.streams_body = streams_body
+    return site
 
 
 def control_site(
@@ -173,8 +181,13 @@ def _chooses_topics(request: Any) -> bool:
 
 def _path(request: Any) -> str | None:
     """Return the decoded path of a request, or None if it is not a path in UTF-8."""
+    return _decode(request.path)
+
+
+def _decode(raw_path: bytes) -> str | None:
+    """Return a decoded path, or None if it is not one in UTF-8."""
     try:
-        path = decode_path(request.path).decode()
+        path = decode_path(raw_path).decode()
     except UnicodeDecodeError:
         return None
     return path if path.startswith("/") else None

@@ -34,8 +34,8 @@ class ErrorStream:
 
 def make_environ(request: Request) -> dict[str, Any]:
     """Return the environ of a request (PEP 3333, RFC 3875 §4.1)."""
-    address, port = _split(request.peer)
-    host, host_port = _split(request.host)
+    address, port = split_address(request.peer)
+    host, host_port = split_address(request.host)
     environ = {
         "REQUEST_METHOD": request.method,
         "SCRIPT_NAME": "",
@@ -83,7 +83,7 @@ def _join(values: Sequence[bytes], joint: str = ", ") -> str:
     return joint.join(value.decode("latin-1") for value in values)
 
 
-def _split(address: str) -> tuple[str, str]:
+def split_address(address: str) -> tuple[str, str]:
     """Split ``host:port`` or ``[v6]:port``, each of which may lack the port."""
     if address.startswith("["):
         host, _, port = address[1:].partition("]")

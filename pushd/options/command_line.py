@@ -14,7 +14,7 @@ from twisted.python.usage import UsageError
 from pushd import __version__
 from pushd.errors import InvalidOptions
 from pushd.options.conflicts import EXPOSED, find_conflicts, find_exposed
-from pushd.options.event_loop import install_asyncio, reason_for_asyncio
+from pushd.options.event_loop import TWISTED, install_asyncio, reason_for_asyncio
 from pushd.options.help import write_help
 from pushd.options.option import Option, make_settings
 from pushd.options.settings import OPTIONS, Settings
@@ -141,6 +141,12 @@ class Options(UsageOptions):
         reason = reason_for_asyncio(given)
         if reason is None:
             return
+        loop = given["loop"]
+        # A file may have all defaults written out: only the other sources contradict.
+        if loop.text == TWISTED and loop.where in ("--loop", "PUSHD_LOOP"):
+            raise InvalidOptions(
+                [f"{loop.where} {TWISTED}: {reason.where} {reason.text} needs asyncio's event loop"]
+            )
         try:
             self._install_asyncio()
         except RuntimeError as error:

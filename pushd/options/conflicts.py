@@ -45,9 +45,19 @@ def has_authorizer(values: Values) -> bool:
         return True
 
 
+def _find_two_applications(values: Values) -> Iterator[Conflict]:
+    """Find two applications for the same paths."""
+    if values["wsgi"] is not None and values["asgi"] is not None:
+        yield Conflict(("wsgi", "asgi"), "only one application can have all other paths")
+
+
 def find_conflicts(values: Values) -> list[Conflict]:
     """Find all conflicts in the values of all options."""
-    return [*_find_shared_endpoints(values), *_find_wrong_authorizer(values)]
+    return [
+        *_find_shared_endpoints(values),
+        *_find_wrong_authorizer(values),
+        *_find_two_applications(values),
+    ]
 
 
 #: What is wrong with a control port that other machines can reach.

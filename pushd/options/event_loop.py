@@ -23,6 +23,8 @@ _REACTOR = "twisted.internet.reactor"
 
 def reason_for_asyncio(given: Mapping[str, Given]) -> Given | None:
     """Return the option that asks for asyncio's event loop; None if none does."""
+    if given["asgi"].text is not None:
+        return given["asgi"]
     return given["loop"] if given["loop"].text == ASYNCIO else None
 
 

@@ -12,6 +12,7 @@ from twisted.internet.endpoints import serverFromString
 from twisted.logger import LogLevel
 
 from pushd.gateways.application import Application
+from pushd.gateways.asgi.scope import Application as AsgiApplication
 from pushd.protocols.http.policy import DEFAULT_CSP
 from pushd.views.authorizer import AuthorizeFunction
 from pushd.views.routes import Routes, load, load_routes
@@ -151,6 +152,30 @@ def parse_wsgi(given: str | None) -> Application | None:
     if not callable(application):
         raise TypeError(f"must be a WSGI application; got a {type(application).__name__}")
     return cast(Application, application)
+
+
+def parse_asgi(given: str | None) -> AsgiApplication | None:
+    """Import an ASGI application, such as ``site.asgi:application``, or call what makes one.
+
+    With ``()`` at the end the name is that of a function without arguments, which returns it.
+    """
+    if given is None:
+        return None
+    made = given.endswith("()")
+    application = load(given.removesuffix("()"))
+    if made and callable(application):
+        application = application()
+    if not callable(application):
+        raise TypeError(f"must be an ASGI application; got a {type(application).__name__}")
+    return cast(AsgiApplication, application)
+
+
+def parse_root_path(given: str) -> str:
+    """Return a path such as ``/shop``; empty for none."""
+    path = given.rstrip("/")
+    if path and not path.startswith("/"):
+        raise ValueError("must begin with /")
+    return path
 
 
 def parse_authorize(given: str | None) -> AuthorizeFunction | None:

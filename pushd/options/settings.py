@@ -13,6 +13,7 @@ from pushd.access.proxies import Proxies
 from pushd.access.tokens import TokenKeys, read_token_keys
 from pushd.api.playground import Playground
 from pushd.gateways.application import Application
+from pushd.gateways.asgi.scope import Application as AsgiApplication
 from pushd.options.event_loop import ASYNCIO, TWISTED
 from pushd.options.option import (
     Option,
@@ -26,11 +27,13 @@ from pushd.options.parsers import (
     LEVELS,
     number,
     one_of,
+    parse_asgi,
     parse_authorize,
     parse_control,
     parse_csp,
     parse_folder,
     parse_listen,
+    parse_root_path,
     parse_stragglers,
     parse_switch,
     parse_views,
@@ -71,7 +74,7 @@ def _make_routes(values: Values) -> Routes:
     """Return the operator's views, and those of the demo at paths that are still free."""
     views: Routes | None = values["views"]
     # The site of a WSGI application has no demo.
-    if not values["demo"] or values["wsgi"] is not None:
+    if not values["demo"] or values["wsgi"] is not None or values["asgi"] is not None:
         return views or Routes({})
     if views is None:
         return demo_views()
@@ -182,6 +185,24 @@ class Settings:
         "Maximum number of requests that the WSGI application answers at the same time. Further "
         "requests wait.",
         default="16",
+    )
+    asgi: AsgiApplication | None = setting(
+        VIEWS,
+        "asgi",
+        "MODULE:NAME",
+        parse_asgi,
+        "ASGI application for all paths that pushd does not serve itself, HTTP and WebSockets: a "
+        "Python module, and the name of the application in it, or with () at the end of a "
+        "function that makes it. Implies --loop asyncio.",
+    )
+    root_path: str = setting(
+        VIEWS,
+        "root-path",
+        "PATH",
+        parse_root_path,
+        "Path at which a proxy serves the ASGI application, if the proxy removes it from requests: "
+        "the application puts it in front of its own URLs.",
+        default="",
     )
     web: Path | None = setting(
         VIEWS,

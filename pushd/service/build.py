@@ -11,6 +11,7 @@ from pathlib import Path
 from random import random
 from typing import Any, Protocol
 
+from twisted.internet.base import ReactorBase
 from twisted.internet.interfaces import IReactorTime
 
 from pushd.access.admission import Admission
@@ -28,6 +29,8 @@ from pushd.api.resource import DaemonState
 from pushd.api.topics import TopicDependencies
 from pushd.api.urls import control_site, public_site
 from pushd.gateways.application import find_authorizer
+from pushd.gateways.asgi.gateway import AsgiGateway
+from pushd.gateways.files import ApplicationFiles
 from pushd.gateways.wsgi import Pool, WsgiGateway
 from pushd.options.settings import Settings
 from pushd.protocols.cork import Cork
@@ -42,6 +45,7 @@ from pushd.schedule.coalescing import CoalescingClock
 from pushd.schedule.histogram import Histogram
 from pushd.schedule.ticks import lateness_of
 from pushd.service.daemon import Drain, PushService
+from pushd.service.lifespan import LifespanService
 from pushd.service.listening import PortService
 from pushd.service.metrics import MetricsCollector, PoolUsage, TopicCollector
 from pushd.service.reload import LiveSettings
@@ -152,7 +156,9 @@ def build(settings: Settings, runtime: Runtime) -> PushService:
     state = _build_state(inputs)
     views = _build_views(inputs, state)
     readiness = Readiness(state.broker.fault)
-    public = _build_public_site(inputs, state, views)
+    pool = _make_page_pool(inputs)
+    application = _build_application(inputs, views, pool)
+    public = _build_public_site(inputs, state, views, pool, application)
     control = control_site(
         runtime.reactor,
         control_policy(runtime.reactor, runtime.wall, live, inputs.counters, inputs.memory),
@@ -169,10 +175,24 @@ def build(settings: Settings, runtime: Runtime) -> PushService:
         views=views.runner,
         public=[_public_port(runtime.reactor, one, public) for one in settings.listen],
         control=[_control_port(runtime.reactor, one, control) for one in settings.control],
+        application=application if isinstance(application, AsgiGateway) else None,
     )
     service.appliers.append(live.apply)
     service.stopping += [runtime.threads.stop, public.policy.throttle.stop]
-    service.addService(InProcess(BlockingPublisher(views.publisher, runtime.threads)))
+    blocking = BlockingPublisher(views.publisher, runtime.threads)
+    service.addService(InProcess(blocking, views.publisher, runtime.loop))
+    if isinstance(application, AsgiGateway):
+        # The last: an application that starts may publish.
+        real = isinstance(runtime.reactor, ReactorBase)
+        lifespan = LifespanService(
+            application.lifespan,
+            application.loop,
+            public=service.public if real else (),
+            threads=runtime.reactor.getThreadPool() if real else None,
+        )
+        readiness.checks.append(lifespan.fault)
+        service.interrupting.append(lifespan.interrupt)
+        service.addService(lifespan)
     return service
 
 
@@ -285,15 +305,24 @@ def _make_publishers_factory(inputs: _BuildInputs) -> PushFactory:
     return PushFactory(runtime.reactor, own, runtime.cork, inputs.memory)
 
 
+def _make_page_pool(inputs: _BuildInputs) -> Pool | None:
+    """Make the threads of a WSGI application and of an authorizer; None without either."""
+    settings = inputs.settings
+    if settings.wsgi is None and _find_authorizer(settings) is None:
+        return None
+    return inputs.runtime.threads.make_page_pool(settings.wsgi_threads)
+
+
 def _build_public_site(
-    inputs: _BuildInputs, state: DaemonState, views: ViewDependencies
+    inputs: _BuildInputs,
+    state: DaemonState,
+    views: ViewDependencies,
+    pool: Pool | None,
+    application: WsgiGateway | AsgiGateway | None,
 ) -> PushdSite:
     """Build the site of the public port: views, topics, and an application or static files."""
     runtime, settings = inputs.runtime, inputs.settings
-    authorize, pool = _find_authorizer(settings), None
-    if settings.wsgi is not None or authorize is not None:
-        pool = runtime.threads.make_page_pool(settings.wsgi_threads)
-    authorizer = None
+    authorize, authorizer = _find_authorizer(settings), None
     if authorize is not None and pool is not None:
         authorizer = _build_authorizer(inputs, views, state, authorize, pool)
     return public_site(
@@ -309,7 +338,7 @@ def _build_public_site(
         settings.routes,
         TopicDependencies(runtime.reactor, views, state, authorizer),
         StaticFiles([*_own_files(settings), shipped_client()], _hidden_files(settings)),
-        _build_application(inputs, views, pool),
+        application,
     )
 
 
@@ -346,9 +375,15 @@ def _build_authorizer(
 
 def _build_application(
     inputs: _BuildInputs, views: ViewDependencies, pool: Pool | None
-) -> WsgiGateway | None:
+) -> WsgiGateway | AsgiGateway | None:
     """Build what an application's pages are made with; None without an application."""
     runtime, settings = inputs.runtime, inputs.settings
+    files = ApplicationFiles(StaticFiles(_own_files(settings)), StaticFiles([shipped_client()]))
+    if settings.asgi is not None:
+        assert runtime.loop is not None  # --asgi implies --loop asyncio.
+        return AsgiGateway(
+            settings.asgi, views, root=settings.root_path, loop=runtime.loop, files=files
+        )
     if settings.wsgi is None or pool is None:
         return None
     return WsgiGateway(

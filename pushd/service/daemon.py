@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, gatherResults, succeed
@@ -29,6 +29,16 @@ _LAST_REQUESTS = 1.0
 _LAST_WRITES = 0.1
 
 
+class Application(Protocol):
+    """An application that is told when the daemon stops."""
+
+    def settled(self) -> Deferred[None]:
+        """Return a Deferred that fires when it is doing nothing any more."""
+
+    def stop(self) -> Deferred[None]:
+        """End it; the Deferred fires when it has ended."""
+
+
 class PushService(MultiService):
     """Everything that is started and stopped with the daemon.
 
@@ -39,6 +49,7 @@ class PushService(MultiService):
     :param state: the broker, the scheduled publications, the connections and the limits.
     :param drain: closes the open connections.
     :param views: waited for until they have ended after their conversations, or for their grace.
+    :param application: as well.
     """
 
     def __init__(
@@ -50,6 +61,7 @@ class PushService(MultiService):
         views: ViewRunner,
         public: Sequence[PortService],
         control: Sequence[PortService],
+        application: Application | None = None,
     ) -> None:
         super().__init__()
         self._clock = state.clock
@@ -59,12 +71,15 @@ class PushService(MultiService):
         self._readiness = readiness
         self._drain = drain
         self._views = views
+        self._application = application
         #: Limits in force.
         self.limits: Limits = state.limits
         #: Open connections.
         self.connections: Connections = state.connections
         #: The public ports, and the control ports.
         self.public, self.control = public, control
+        #: Functions that are called at a signal that comes while the services still start.
+        self.interrupting: list[Callable[[], object]] = []
         #: Functions that are called when a stop begins.
         self.stopping: list[Callable[[], object]] = []
         #: Functions that apply new settings after a reload. To make an option changeable at run
@@ -88,6 +103,11 @@ class PushService(MultiService):
             self._stopped = Deferred.fromCoroutine(self._stop())
         return self._stopped
 
+    def interrupt(self) -> None:
+        """Wait for nothing any more while starting: a signal has come."""
+        for call in self.interrupting:
+            call()
+
     def cut(self) -> None:
         """Finish a stop without waiting for anything: after a second signal."""
         self._cut = True
@@ -109,6 +129,9 @@ class PushService(MultiService):
         await self._wait(closed, begin + seconds - self._clock.seconds())
         # They may still read messages, clean up, and publish.
         await self._wait(self._views.settled(), self._views.grace)
+        if self._application is not None:
+            await self._wait(self._application.settled(), self._views.grace)
+            await self._wait(self._application.stop(), self._views.grace)
         self._scheduled.stop()
         await self._wait(self._presence.leave(), _LAST_REQUESTS)
         self._presence.stop()

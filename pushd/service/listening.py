@@ -71,7 +71,7 @@ class PortService(Service):
         self._message = message
         self._option = option
         self._private = private
-        self._port: IListeningPort | None = None
+        self._port: Any = None  # An IListeningPort.
         path = unix_path(self._plain)
         self._socket_file = None if path is None else SocketFile(path)
 
@@ -109,6 +109,16 @@ class PortService(Service):
             return None
         port, self._port = self._port, None
         return maybeDeferred(port.stopListening).addBoth(self._release)
+
+    def hold(self) -> None:
+        """Accept no connections until ``resume``: they wait in the kernel's queue."""
+        if self._port is not None:
+            self._port.pauseProducing()
+
+    def resume(self) -> None:
+        """Accept connections again."""
+        if self._port is not None:
+            self._port.resumeProducing()
 
     def close(self) -> Deferred[Any]:
         """Stop listening, and answer no further request on open connections.

@@ -33,6 +33,7 @@ class Signals(Service):
     stop looks like a crash to systemd. They also come too late: a signal between the opening of the
     ports and the start of the reactor would kill the process, or as pid 1 of a container be lost.
 
+    :param interrupt: ends what the start waits for: on a signal before the reactor runs.
     :param cut: finishes a stop at once: on the second signal. The third kills the process.
     :param reload: called on SIGHUP.
     :param install: ``signal.signal``, or a fake of it.
@@ -43,12 +44,14 @@ class Signals(Service):
         self,
         reactor: Any,
         *,
+        interrupt: Callable[[], object],
         cut: Callable[[], object],
         reload: Callable[[], object],
         install: Callable[[int, Any], Any] = signal.signal,
         at_exit: Callable[[Callable[[], object]], object] = atexit.register,
     ) -> None:
         self._reactor = reactor
+        self._interrupt = interrupt
         self._cut = cut
         self._reload = reload
         self._install = install
@@ -102,7 +105,11 @@ class Signals(Service):
                 event="stopping",
                 signal=name,
             )
-            self._reactor.stop()
+            if self._reactor.running:
+                self._reactor.stop()
+            else:  # Its event loop runs by itself while an application starts.
+                self._reactor.callWhenRunning(self._reactor.stop)
+                self._interrupt()
 
     def _hang_up(self, name: str) -> None:
         if not self._stopping:

@@ -80,7 +80,7 @@ def makeService(
         reloader.reload()
         notifier.ready()
 
-    signals = Signals(reactor, cut=service.cut, reload=reload)
+    signals = Signals(reactor, interrupt=service.interrupt, cut=service.cut, reload=reload)
     service.addService(signals)
     service.addService(DemoUrl(settings, service.public))
     # Tests with a fake reactor keep the handlers of their process.

@@ -80,7 +80,8 @@ class Daemon:
         self.host = host
         #: The clock that views see; a memory reactor for everything else.
         self.clock = MemoryReactorClock()
-        self._loop = VirtualEventLoop(self.clock) if self.settings.loop == ASYNCIO else None
+        uses_asyncio = self.settings.loop == ASYNCIO or self.settings.asgi is not None
+        self._loop = VirtualEventLoop(self.clock) if uses_asyncio else None
         self._network = MemoryNetwork()
         # Whether the daemon runs at the moment, in the thread that has the lock: the test's, or one
         # that publishes. (The body of an async test of Django's has a thread of its own.)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -230,7 +231,12 @@ class WebSocketExchange(_Exchange):
         websocket, subprotocols = self._websocket, self.subprotocols
         self._start(make_request(fields, websocket=websocket, subprotocols=subprotocols))
 
-    def accept(self, websocket: WebSocket, subprotocol: str | None) -> PushProtocol:
+    def accept(
+        self,
+        websocket: WebSocket,
+        subprotocol: str | None,
+        headers: Sequence[tuple[bytes, bytes]] = (),
+    ) -> PushProtocol:
         """Answer 101, and let the connection speak WebSocket from now on."""
         dependencies = self._dependencies
         http, self._http = self._http, None
@@ -240,6 +246,8 @@ class WebSocketExchange(_Exchange):
         # Free what is of no use any more, as the connection may stay for days.
         handshake = self._handshake
         del self._handshake
+        if headers:
+            handshake = Handshake(*handshake[:3], headers)
         http.requestHeaders.fold()
         transport = channel.transport
         try:

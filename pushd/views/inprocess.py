@@ -2,33 +2,46 @@
 
 from __future__ import annotations
 
+from asyncio import AbstractEventLoop
 from typing import Any
 
 from twisted.application.service import Service
 
+from pushd.topics.publisher import Publisher
 from pushd.views.threads import BlockingPublisher
 
-# The publishers of the daemons in this process, the latest last. (Only tests have several.)
-_running: list[BlockingPublisher] = []
+# The daemons in this process, the latest last. (Only tests have several.)
+_running: list[InProcess] = []
 
 
 class InProcess(Service):
-    """Makes ``publish`` and ``last_id`` work while the daemon runs."""
+    """Makes ``publish`` and ``last_id`` work while the daemon runs.
 
-    def __init__(self, publisher: BlockingPublisher) -> None:
-        #: Publishes to the daemon, from any thread but the reactor's.
+    :param publisher: publishes to the daemon, from any thread but the reactor's.
+    :param direct: publishes to the daemon, in the reactor's thread.
+    :param loop: asyncio's event loop, if the reactor runs on one.
+    """
+
+    def __init__(
+        self,
+        publisher: BlockingPublisher,
+        direct: Publisher | None = None,
+        loop: AbstractEventLoop | None = None,
+    ) -> None:
         self.publisher = publisher
+        self.direct = direct
+        self.loop = loop
 
     def startService(self) -> None:
         """Start."""
         super().startService()
-        _running.append(self.publisher)
+        _running.append(self)
 
     def stopService(self) -> None:
         """Stop; do nothing if it was never started."""
         super().stopService()
-        if self.publisher in _running:
-            _running.remove(self.publisher)
+        if self in _running:
+            _running.remove(self)
 
 
 def is_running() -> bool:
@@ -66,7 +79,15 @@ def last_id(topic: str) -> str:
 def _latest() -> BlockingPublisher:
     if not _running:
         raise RuntimeError("no pushd runs in this process: pushd.publish reaches one elsewhere")
-    return _running[-1]
+    return _running[-1].publisher
+
+
+def find_publisher(loop: AbstractEventLoop) -> Publisher | None:
+    """Return the publisher of the daemon that runs on this event loop; None if none does."""
+    for daemon in reversed(_running):
+        if daemon.loop is loop:
+            return daemon.direct
+    return None
 
 
 def revoke(*, topic: str | None = None, subject: str | None = None) -> int:

@@ -39,7 +39,9 @@ class FakeProtocol:
     def __init__(self) -> None:
         self.closings: list[Closing] = []
 
-    def accept(self, websocket: WebSocket, subprotocol: str | None) -> FakeProtocol:
+    def accept(
+        self, websocket: WebSocket, subprotocol: str | None, headers: Any = ()
+    ) -> FakeProtocol:
         """Accept the handshake."""
         return self
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -77,6 +79,25 @@ class OptionTests(SynchronousTestCase):
         self.assertEqual(self.options.settings.loop, "asyncio")
         self.assertEqual(self.parse(PUSHD_LOOP="asyncio"), 1)
         self.assertEqual(self.parse("--loop", "twisted", PUSHD_LOOP="asyncio"), 0)
+
+    def test_asgi(self) -> None:
+        """--asgi implies it, and cannot be combined with --loop twisted or with --wsgi."""
+        application = "tests.support.asgi_case:NOTHING"
+        self.assertEqual(self.parse("--asgi", application), 1)
+        refused = "needs asyncio's event loop$"
+        with self.assertRaisesRegex(SystemExit, f"--loop twisted: --asgi {application} {refused}"):
+            self.parse("--asgi", application, "--loop", "twisted")
+        with self.assertRaisesRegex(SystemExit, f"PUSHD_LOOP twisted: --asgi .* {refused}"):
+            self.parse("--asgi", application, PUSHD_LOOP="twisted")
+        with self.assertRaisesRegex(SystemExit, "--wsgi and --asgi: only one application can"):
+            self.parse("--asgi", application, "--wsgi", "wsgiref.simple_server:demo_app")
+
+    def test_asgi_in_file(self) -> None:
+        """A configuration file may have the default of --loop written out beside --asgi."""
+        with TemporaryDirectory() as folder:
+            path = Path(folder, "pushd.toml")
+            path.write_text('asgi = "tests.support.asgi_case:NOTHING"\nloop = "twisted"\n')
+            self.assertEqual(self.parse("--config", str(path)), 1)
 
     def test_before_views(self) -> None:
         """It is installed before views are imported, which may import the reactor; not reloaded."""

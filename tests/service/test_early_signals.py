@@ -35,6 +35,7 @@ class EarlySignalsTests(SynchronousTestCase):
         reactor.callFromThread = lambda *call: calls.append(call)
         signals = Signals(
             reactor,
+            interrupt=lambda: None,
             cut=lambda: None,
             reload=lambda: events.append("reload"),
             install=lambda number, handler: None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -168,6 +169,35 @@ class PortServiceTests(SynchronousTestCase):
         daemon.settle()
         self.assertTrue(connection.closed)
         self.successResultOf(closed)
+
+
+class HoldTests(SynchronousTestCase):
+    """Connections that wait in the kernel's queue."""
+
+    def test_hold(self) -> None:
+        """A port that is held is not read; one that does not listen has nothing to hold."""
+        calls: list[str] = []
+
+        class Pausable(MemoryReactorClock):
+            """Its ports record whether they are read."""
+
+            def listenTCP(self, *args: Any, **options: Any) -> Any:
+                """Listen."""
+                port: Any = super().listenTCP(*args, **options)
+                port.pauseProducing = partial(calls.append, "pause")
+                port.resumeProducing = partial(calls.append, "resume")
+                return port
+
+        service = PortService(
+            Pausable(), "tcp:1", site_of(Daemon()), message="{url}", option="--listen"
+        )
+        service.hold()
+        service.resume()
+        self.assertEqual(calls, [])
+        service.privilegedStartService()
+        service.hold()
+        service.resume()
+        self.assertEqual(calls, ["pause", "resume"])
 
 
 class SocketOptionTests(SynchronousTestCase):

@@ -25,6 +25,7 @@ class FakeReactor:
         self._events = events
         self.started: list[Callable[[], object]] = []
         self.triggers: list[tuple[str, str, Callable[[], object]]] = []
+        self.running = True
         self.sigInt: Any = None
         self.sigTerm: Any = None
         self.calls: list[tuple[Any, ...]] = []
@@ -56,6 +57,7 @@ class SignalsTests(SynchronousTestCase):
         """Make the service."""
         return Signals(
             self.reactor,
+            interrupt=lambda: self.events.append("interrupt"),
             cut=lambda: self.events.append("cut"),
             reload=lambda: self.events.append("reload"),
             install=self.handlers.__setitem__,
@@ -92,6 +94,15 @@ class SignalsTests(SynchronousTestCase):
             [line] = self.send(number)
             self.assertRegex(line, f"^{name}: shutting down; a second signal closes all")
             self.assertEqual(self.events, ["stop"])
+
+    def test_while_starting(self) -> None:
+        """A signal before the reactor runs ends what the start waits for, then the reactor."""
+        self.start()
+        self.reactor.running = False
+        self.send(signal.SIGTERM)
+        self.assertEqual(self.events, ["interrupt"])
+        self.reactor.started[-1]()
+        self.assertEqual(self.events, ["interrupt", "stop"])
 
     def test_not_in_the_handler(self) -> None:
         """The handler itself does nothing: it may run between any two instructions."""

@@ -839,7 +839,9 @@ class FakeConnection:
     def __init__(self) -> None:
         self.sent: list[bytes] = []
 
-    def accept(self, websocket: WebSocket, subprotocol: str | None) -> FakeConnection:
+    def accept(
+        self, websocket: WebSocket, subprotocol: str | None, headers: Any = ()
+    ) -> FakeConnection:
         """Answer 101."""
         return self
 
@@ -1157,7 +1159,9 @@ class BridgeTests(ThreadsTestCase):
             def send(self, payload: bytes, *, binary: bool) -> None:
                 places.append(threading.current_thread())
 
-            def accept(self, websocket: WebSocket, subprotocol: str | None) -> FakeConnection:
+            def accept(
+                self, websocket: WebSocket, subprotocol: str | None, headers: Any = ()
+            ) -> FakeConnection:
                 places.append(threading.current_thread())
                 return self
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from twisted.logger import Logger
@@ -39,6 +40,8 @@ class AccessLog:
     """
 
     policy: SitePolicy
+    #: Whether a request to a path, as the client sent it, is answered while its body arrives.
+    streams_body: Callable[[bytes], bool] = staticmethod(lambda path: False)
 
     def count_refusal(self, status: int) -> None:
         """Count a request, or a connection, that was refused."""

@@ -24,6 +24,7 @@ from pushd.access.limits import Limits
 from pushd.access.memory import Memory, Usage
 from pushd.protocols.cork import Writable
 from pushd.protocols.http.at_once import RequestAtOnce, keeps_open
+from pushd.protocols.http.body import BodyStream
 from pushd.protocols.http.headers import WholeRequest, path_in, read_whole
 from pushd.protocols.http.request import ChannelRequest, peer_name
 from pushd.protocols.http.strict import StrictChannel
@@ -170,6 +171,9 @@ class Channel(StrictChannel):
             self.connections.reading.stop(self)
             self._arrived = 0
             self.connections.reading_bodies.start(self)
+            if self.site.streams_body(path_in(self.target)):
+                body = BodyStream(self._pause_body, self._resume_body)
+                self.requests[-1].begin(body, self._request_line)
 
     def allContentReceived(self) -> None:
         """Answer a request that arrived as a whole, and in time."""
@@ -179,6 +183,10 @@ class Channel(StrictChannel):
 
     def requestDone(self, request: Any) -> None:
         """Go on to the next request, if a part of it has arrived, or wait for it."""
+        if request.body is not None and not request.body.complete:
+            self.requests.remove(request)
+            self.drop_rest()
+            return
         if self.connections.draining:
             self.persistent = 0
         self.connections.half_closed.stop(self)
@@ -248,7 +256,7 @@ class Channel(StrictChannel):
         self._writing_paused = False
         super().resumeProducing()
         self.connections.stalled.stop(self)
-        if self in self.connections.delayed:
+        if self in self.connections.delayed or (self.requests and self.requests[0].is_body_full):
             self.transport.pauseProducing()  # twisted.web has resumed it.
         elif self.paused:
             self._parse_next()
@@ -396,7 +404,7 @@ class Channel(StrictChannel):
 
         Its size is an option, so there is no limit to its time as a whole.
         """
-        before, self._arrived = self._arrived, self.requests[-1].body_bytes
+        before, self._arrived = self._arrived, self.requests[-1].arrived_bytes
         self.connections.reading_bodies.start(self)
         if self._arrived - before < _BODY_PACE * self.connections.limits.body_timeout:
             reason = f"the body came too slowly: it must bring {_BODY_PACE} bytes a second"
@@ -437,6 +445,19 @@ class Channel(StrictChannel):
         expected, self._expected = self._expected, None
         if expected is not None:
             expected.forget()
+
+    def _pause_body(self) -> None:
+        """Stop reading a body until its application has read what has arrived."""
+        self.transport.pauseProducing()
+        self.connections.reading_bodies.stop(self)
+
+    def _resume_body(self) -> None:
+        """Go on reading a body, unless the client has to take a part of the answer first."""
+        if self.transport is None or self._refused:
+            return
+        self.connections.reading_bodies.start(self)
+        if not self._writing_paused:
+            self.transport.resumeProducing()
 
     def _is_arriving(self) -> bool:
         """Return whether a request is awaited for the first time, or a part of one has arrived."""

@@ -18,6 +18,7 @@ from twisted.web.server import Request
 from pushd.access.admission import Slot
 from pushd.access.closing import Closing
 from pushd.access.memory import Usage
+from pushd.protocols.http.body import BodyStream
 from pushd.protocols.http.headers import (
     RequestHeaders,
     asks_for_websocket,
@@ -73,6 +74,10 @@ class ChannelRequest(Request):
     why_refused = ""
     #: What answers it, if that is a stream.
     stream: Stream | None = None
+    #: The body, if the request is answered while it arrives.
+    body: BodyStream | None = None
+    #: Called if the request is refused while it is answered, because of its body.
+    broken_off: Callable[[], object] = staticmethod(lambda: None)
     #: Ends a wait for news: called once the client has closed its side of the connection.
     end_waiting: Callable[[], object] = staticmethod(lambda: None)
 
@@ -101,8 +106,20 @@ class ChannelRequest(Request):
         address: IAddress = self.channel.getHost()
         return address
 
+    def begin(self, body: BodyStream, line: bytes) -> None:
+        """Answer a request whose body still arrives; ``line`` is its request line."""
+        self.body = body
+        self._read(*line.split(b" "))
+
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         """Answer a request that has been received as a whole; ``path`` is its target."""
+        if self.body is None:
+            self._read(command, path, version)
+        else:
+            self.body.end()
+
+    def _read(self, command: bytes, path: bytes, version: bytes) -> None:
+        """Read the target of a request, and answer."""
         authority, target = (None, path) if path[:1] == b"/" else split_target(path)
         if authority is not None and self.requestHeaders.has_host(version):
             # It counts in place of Host (RFC 9112 §3.2.2); an empty one is made an invalid Host.
@@ -219,18 +236,23 @@ class ChannelRequest(Request):
 
     def handleContentChunk(self, data: bytes) -> None:
         """Take a part of the body, whose length may not have been given before."""
-        size = self.content.tell() + len(data)
+        body = self.body
+        size = len(data) + (self.content.tell() if body is None else body.arrived)
         self._chunks += 1
         if not self._allow_size(size):
             return
         if self._chunks > _FREE_CHUNKS and size < self._chunks * _MEAN_CHUNK:
             self.channel.refuse(400, "the body has too many tiny chunks", "body")
+        elif body is not None:
+            body.put(data)
         else:
             super().handleContentChunk(data)
 
     @property
     def body_bytes(self) -> int:
         """How many bytes of the body are kept."""
+        if self.body is not None:
+            return self.body.kept
         content = self.content
         if content is None or content.closed:
             return 0
@@ -241,10 +263,26 @@ class ChannelRequest(Request):
         return size
 
     @property
+    def is_body_full(self) -> bool:
+        """Whether reading pauses until what answers has read more of the body."""
+        return self.body is not None and self.body.full
+
+    @property
+    def arrived_bytes(self) -> int:
+        """How many bytes of the body have arrived."""
+        return self.body_bytes if self.body is None else self.body.arrived
+
+    @property
     def seconds(self) -> float:
         """Seconds since its last byte arrived."""
         now: float = self.channel.site.reactor.seconds()
         return now - (now if self._since is None else self._since)
+
+    def break_off(self) -> None:
+        """Tell what answers that the request is refused: nothing that it writes is sent."""
+        assert self.body is not None
+        self.body.clear()
+        self.broken_off()
 
     def connectionLost(self, reason: Failure) -> None:
         """Log that the client left before it was answered."""

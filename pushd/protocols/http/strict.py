@@ -227,7 +227,18 @@ class StrictChannel(HTTPChannelAdapter):
         answer = refusal(status, reason, headers)
         if where is not None and _JSON_PATHS.match(path_in(self.target)):
             answer = json_refusal(status, reason, where, headers)
+        if self.requests and self.requests[0].body is not None:
+            self.requests[0].break_off()
+            if self.requests[0].startedWriting:
+                self.transport.abortConnection()  # There is an answer, which cannot be completed.
+                return
         self._answer_and_close(answer)
+
+    def drop_rest(self) -> None:
+        """Close after an answer, and drop the rest of the request's body, which nobody reads."""
+        self._refused = True
+        self._may_drop = _DROPPED_BODY
+        self._close_side()
 
     def await_close(self) -> None:
         """Called after a refusal: gives the client the time to read it and to close."""
@@ -248,6 +259,10 @@ class StrictChannel(HTTPChannelAdapter):
         phrase = HTTPStatus(answer.status).phrase.encode()
         self.writeHeaders(b"HTTP/1.1", str(answer.status).encode(), phrase, headers)
         self.transport.write(body)
+        self._close_side()
+
+    def _close_side(self) -> None:
+        """Close our side of the connection, and await that the client closes its own."""
         self.await_close()
         if self.read_ended or not closes_halfway(self.transport):
             super().loseConnection()

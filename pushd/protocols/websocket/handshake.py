@@ -32,6 +32,8 @@ class Handshake(NamedTuple):
     key: str
     subprotocols: tuple[str, ...]
     extensions: str
+    #: What the 101 has beside the headers of every 101.
+    headers: Sequence[tuple[bytes, bytes]] = ()
 
 
 def read_handshake(method: bytes, version: bytes, fields: RequestHeaders) -> Handshake:
@@ -79,7 +81,12 @@ def lost_handshake(version: bytes, fields: RequestHeaders) -> HandshakeRefused |
     return HandshakeRefused(426, reason, "see docs/deploying.md")
 
 
-def opening(key: str, subprotocol: str | None, extensions: str | None) -> bytes:
+def opening(
+    key: str,
+    subprotocol: str | None,
+    extensions: str | None,
+    headers: Sequence[tuple[bytes, bytes]] = (),
+) -> bytes:
     """Return the 101 that opens a WebSocket (RFC 6455 §4.2.2)."""
     # The base64 ends with a line feed.
     answer = _OPENING + b2a_base64(sha1((key + _GUID).encode()).digest())[:-1]
@@ -87,6 +94,8 @@ def opening(key: str, subprotocol: str | None, extensions: str | None) -> bytes:
         answer += f"\r\nSec-WebSocket-Protocol: {subprotocol}".encode()
     if extensions is not None:
         answer += f"\r\nSec-WebSocket-Extensions: {extensions}".encode()
+    for name, value in headers:
+        answer += b"\r\n%b: %b" % (name, value)
     return answer + b"\r\n\r\n"
 
 

@@ -271,7 +271,7 @@ class PushProtocol(WebSocketServerProtocol):
         transport.registerProducer(self, True)
         self._bucket = factory.make_bucket()
         extensions = self._negotiate(handshake.extensions)
-        self._writer.write(opening(handshake.key, subprotocol, extensions))
+        self._writer.write(opening(handshake.key, subprotocol, extensions, handshake.headers))
         factory.pings.start(self)
         factory.open.add(self)
         # Frames may have arrived right behind the handshake.

@@ -107,7 +107,12 @@ class Offer(Protocol):
     def subprotocols(self) -> Sequence[str]:
         """The subprotocols that the client offers, in its order of preference."""
 
-    def accept(self, websocket: WebSocket, subprotocol: str | None) -> Wire:
+    def accept(
+        self,
+        websocket: WebSocket,
+        subprotocol: str | None,
+        headers: Sequence[tuple[bytes, bytes]] = (),
+    ) -> Wire:
         """Answer 101; the wire delivers to the WebSocket once its reading is resumed."""
 
 
@@ -238,8 +243,12 @@ class WebSocket:
         """The negotiated subprotocol, or None."""
         return self._subprotocol
 
-    def accept(self, subprotocol: str | None = None) -> None:
+    def accept(
+        self, subprotocol: str | None = None, headers: Sequence[tuple[bytes, bytes]] = ()
+    ) -> None:
         """Open the connection now, with one of the subprotocols that the client offers.
+
+        ``headers`` are added to the 101; the caller has checked them.
 
         Calling it is optional; without it the connection opens when it is first needed, with
         no subprotocol. Raises ValueError for a subprotocol that was not offered (RFC 6455
@@ -256,7 +265,7 @@ class WebSocket:
         offer, self._offer = self._offer, None
         self._state = _OPEN
         self._subprotocol = subprotocol
-        self._wire = self._inbox.source = offer.accept(self, subprotocol)
+        self._wire = self._inbox.source = offer.accept(self, subprotocol, headers)
         self._wire.resume_reading()
 
     def wait(self, timeout: float | None = None) -> Deferred[str | bytes | None]:
@@ -522,6 +531,16 @@ class WebSocket:
             # The end first, or messages that the wire still delivers would be taken.
             self.conversation_ended(closing.code, closing.reason)
             wire.close(closing)
+
+    def gone(self) -> Deferred[None]:
+        """Return a Deferred that fires when the connection is gone; it may never have opened."""
+        if self._state is _CLOSED:
+            return succeed(None)
+        if isinstance(self._close_waiters, tuple):
+            self._close_waiters = []
+        gone: Deferred[None] = Deferred(self._close_waiters.remove)
+        self._close_waiters.append(gone)
+        return gone
 
     def end_subscriptions(self, matches: Callable[[str], bool], closing: Closing) -> int:
         """End the subscriptions to topics that match, without a word to the view."""

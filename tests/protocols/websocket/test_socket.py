@@ -44,7 +44,9 @@ class FakeConnection:
         self.limit = 1000
         self.websocket: WebSocket | None = None
 
-    def accept(self, websocket: WebSocket, subprotocol: str | None) -> FakeConnection:
+    def accept(
+        self, websocket: WebSocket, subprotocol: str | None, headers: Any = ()
+    ) -> FakeConnection:
         """Record the answer."""
         self.websocket = websocket
         self.events.append(f"accept {subprotocol}")

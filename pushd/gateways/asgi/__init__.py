@@ -1,0 +1,1 @@
+"""Applications written for ASGI: HTTP, WebSockets, and their start and end."""

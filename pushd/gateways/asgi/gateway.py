@@ -1,0 +1,191 @@
+"""AsgiGateway: serves an ASGI application, its pages and its WebSockets (ASGI 3.0)."""
+
+from __future__ import annotations
+
+from asyncio import AbstractEventLoop, Task
+from typing import Any
+
+from twisted.internet import defer
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.resource import IResource
+from twisted.web.server import NOT_DONE_YET
+
+from pushd.gateways.asgi.extension import extend
+from pushd.gateways.asgi.http import HttpConversation
+from pushd.gateways.asgi.lifespan import Lifespan
+from pushd.gateways.asgi.scope import Application, Scope, http_scope, websocket_scope
+from pushd.gateways.asgi.websocket import WebSocketConversation
+from pushd.gateways.files import ApplicationFiles
+from pushd.protocols.http.request import path_of
+from pushd.protocols.http.response import write_failure
+from pushd.views.decorators import Handshakes
+from pushd.views.exchange import HandshakeResponse, ViewDependencies
+from pushd.views.request import Request
+from pushd.views.resource import ViewResource
+from pushd.views.routes import Match
+
+_log = Logger(namespace="pushd.gateways")
+
+# The name of a parameter that no route can have: the path as the client sent it.
+_RAW_PATH = "raw path"
+
+
+class AsgiGateway:
+    """Serves an application: finds what answers a request, and runs the application for it.
+
+    :param root: the path at which a proxy mounts the application, which it removes from requests.
+    :param loop: asyncio's event loop, on which the reactor runs.
+    :param files: files that take precedence over the application's URLs.
+    """
+
+    def __init__(
+        self,
+        application: Application,
+        views: ViewDependencies,
+        *,
+        root: str,
+        loop: AbstractEventLoop,
+        files: ApplicationFiles,
+    ) -> None:
+        self.application = application
+        self.views = views
+        self.root = root
+        self.loop = loop
+        self.lifespan = Lifespan(application, loop)
+        self._files = files
+        self._view = WebSocketView(self)
+        # The calls for HTTP requests that have not ended.
+        self._calls: set[Task[None]] = set()
+        self._settled: Deferred[None] | None = None
+        self._stopping = False
+
+    def find(self, request: Any, path: str) -> IResource:
+        """Return the resource for a path that pushd itself does not serve."""
+        file = self._files.find(request, path)
+        return file or ApplicationResource(self, path, request.path)
+
+    def websocket_match(self, raw_path: bytes) -> Match:
+        """Return the view that serves the WebSockets at a path."""
+        return Match(self._view, {_RAW_PATH: raw_path}, Handshakes.ACCEPTED)
+
+    def complete(self, scope: Scope, request: Request) -> Scope:
+        """Add what is not of the request: the application's state, and pushd's extension."""
+        if self.lifespan.state is not None:
+            # The same objects, in a dictionary of its own.
+            scope["state"] = dict(self.lifespan.state)
+        extend(scope, request, self.loop)
+        return scope
+
+    def call(self, http: Any, request: Request) -> None:
+        """Call the application for an HTTP request."""
+        scope = http_scope(request, http.path, http.clientproto, self.root)
+        conversation = HttpConversation(http, self.loop)
+        run = conversation.run(self.application, self.complete(scope, request))
+        call = self.loop.create_task(run)
+        self._calls.add(call)
+        call.add_done_callback(lambda _: self._ended(call, http, conversation))
+
+    def settled(self) -> Deferred[None]:
+        """Return a Deferred that fires when no call for an HTTP request goes on."""
+        self._settled = Deferred()
+        settled = self._settled
+        self._check_settled()
+        return settled
+
+    def stop(self) -> Deferred[None]:
+        """Cancel the calls that go on, and end the application; fires when it has ended."""
+        self._stopping = True
+        for call in self._calls:
+            call.cancel()
+        return Deferred.fromFuture(self.lifespan.stop())
+
+    def _ended(self, call: Task[None], http: Any, conversation: HttpConversation) -> None:
+        """Answer 500, or break off, if the application failed."""
+        self._calls.discard(call)
+        self._check_settled()
+        error: BaseException | None
+        if call.cancelled():
+            # By ``stop``, or the application has raised it by itself.
+            error = None if self._stopping else defer.CancelledError("it raised CancelledError")
+        else:
+            error = call.exception()
+        if error is not None and not (conversation.is_gone and isinstance(error, OSError)):
+            self._log_failure(http, error)
+        if (error or call.cancelled()) and not (conversation.is_gone or http.finished):
+            write_failure(http)
+
+    def _log_failure(self, http: Any, error: BaseException) -> None:
+        self.views.counters.view_errors.inc()
+        _log.failure(
+            "the application failed at {path} for {peer}",
+            failure=Failure(error),
+            event="view_failed",
+            path=path_of(http),
+            peer=http.peer,
+        )
+
+    def _check_settled(self) -> None:
+        if self._settled is not None and not self._calls:
+            settled, self._settled = self._settled, None
+            settled.callback(None)
+
+
+class ApplicationResource(ViewResource):
+    """An application at a URL. Handshakes are served by ``WebSocketView``, all else at once."""
+
+    def __init__(self, gateway: AsgiGateway, path: str, raw_path: bytes) -> None:
+        super().__init__(gateway.views, gateway.websocket_match(raw_path), path)
+        self._gateway = gateway
+
+    def render(self, request: Any) -> int:
+        """Call the application."""
+        if request.wants_websocket:
+            return super().render(request)
+        self._gateway.call(request, Request(**self._request_fields(request)))
+        return NOT_DONE_YET
+
+
+class WebSocketView:
+    """A view that calls the application for a WebSocket handshake."""
+
+    def __init__(self, gateway: AsgiGateway) -> None:
+        self._gateway = gateway
+        # The log names the application, not this view.
+        application = gateway.application
+        self.__module__ = getattr(application, "__module__", type(application).__module__)
+        self.__qualname__ = getattr(application, "__qualname__", type(application).__qualname__)
+
+    def __call__(self, request: Request) -> Deferred[HandshakeResponse | None]:
+        """Call the application, in a task of its own."""
+        gateway = self._gateway
+        scope = websocket_scope(request, request.parameters[_RAW_PATH], gateway.root)
+        conversation = WebSocketConversation(request.websocket, gateway.loop)
+        run = conversation.run(gateway.application, gateway.complete(scope, request))
+        return TaskResult(gateway.loop.create_task(run))
+
+
+class TaskResult(Deferred[Any]):
+    """Fires with the result of a task of asyncio's, and cancels it if it is cancelled itself.
+
+    Unlike ``Deferred.fromFuture``, it does not fire until the task has ended, however often it is
+    cancelled; and it fails with Twisted's CancelledError in place of asyncio's.
+    """
+
+    def __init__(self, task: Task[Any]) -> None:
+        super().__init__()
+        self._task = task
+        task.add_done_callback(self._ended)
+
+    def cancel(self) -> None:
+        """Ask the task to end."""
+        self._task.cancel()
+
+    def _ended(self, task: Task[Any]) -> None:
+        if task.cancelled():
+            self.errback(defer.CancelledError("the task was cancelled"))
+        elif error := task.exception():
+            self.errback(Failure(error))
+        else:
+            self.callback(task.result())

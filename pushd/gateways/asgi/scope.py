@@ -1,0 +1,85 @@
+"""The scope of an ASGI application: what it is told of a connection (ASGI 3.0)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from pushd.gateways.environ import split_address
+from pushd.views.request import Request
+
+Scope = dict[str, Any]
+Message = Mapping[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[Message], Awaitable[None]]
+
+# Called once for each connection, and once for the life of the server.
+Application = Callable[[Scope, Receive, Send], Awaitable[object]]
+
+#: The versions that an application is told: 2.4 says that ``send`` raises OSError after the client
+#: has left.
+VERSIONS = {"version": "3.0", "spec_version": "2.4"}
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+def http_scope(request: Request, raw_path: bytes, version: bytes, root: str) -> Scope:
+    """Return the scope of an HTTP request.
+
+    :param raw_path: the path as the client sent it.
+    :param version: of HTTP, such as ``HTTP/1.1``.
+    :param root: the path at which a proxy mounts the application, which it removes from requests.
+    """
+    return {
+        "type": "http",
+        "method": request.method.upper(),
+        "http_version": "1.0" if version == b"HTTP/1.0" else "1.1",
+        "scheme": request.scheme,
+        **_fields(request, raw_path, root),
+    }
+
+
+def websocket_scope(request: Request, raw_path: bytes, root: str) -> Scope:
+    """Return the scope of a WebSocket handshake; see ``http_scope``."""
+    return {
+        "type": "websocket",
+        "http_version": "1.1",
+        "scheme": "wss" if request.scheme == "https" else "ws",
+        "subprotocols": list(request.subprotocols),
+        **_fields(request, raw_path, root),
+    }
+
+
+def lifespan_scope(state: dict[str, Any]) -> Scope:
+    """Return the scope of the application's life, which may keep in ``state`` what it likes."""
+    return {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": state}
+
+
+def _fields(request: Request, raw_path: bytes, root: str) -> Scope:
+    """Return what HTTP and WebSockets have in common."""
+    return {
+        "asgi": dict(VERSIONS),
+        "server": _server(request),
+        "client": _client(request.peer),
+        "root_path": root,
+        "path": root + request.path,
+        "raw_path": root.encode() + raw_path,
+        "query_string": request.query_string.encode("latin-1"),
+        "headers": [
+            (name.lower(), value)
+            for name, values in request.raw_headers.getAllRawHeaders()
+            for value in values
+        ],
+    }
+
+
+def _server(request: Request) -> tuple[str, int | None]:
+    """Return the name and the port by which the client asked."""
+    host, port = split_address(request.host)
+    return host or "localhost", int(port) if port.isdigit() else _DEFAULT_PORTS[request.scheme]
+
+
+def _client(peer: str) -> tuple[str, int] | None:
+    """Return the client's address and port; None over a Unix socket, port 0 behind a proxy."""
+    address, port = split_address(peer)
+    return None if address == "unix" else (address, int(port or 0))

@@ -1,0 +1,1 @@
+"""ASGI applications made with the frameworks that teams have, served by a real daemon."""
