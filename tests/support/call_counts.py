@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable, Sized
 from types import FrameType
@@ -22,12 +23,16 @@ def calls_of(work: Callable[[], object], within: str = "") -> int:
         nonlocal calls
         calls += event in ("call", "c_call") and within in frame.f_code.co_filename
 
-    before = sys.getprofile()
+    before, collects = sys.getprofile(), gc.isenabled()
+    # What finalizers of other tests call does not count.
+    gc.disable()
     sys.setprofile(count)
     try:
         work()
     finally:
         sys.setprofile(before)
+        if collects:
+            gc.enable()
     return calls
 
 
