@@ -367,13 +367,7 @@ class WebSocket:
             return self._call_after_end(None, in_grace_only=False)
         self.close_with(Closing(code, reason))
         self._close_called = True
-        if self._wire is None:
-            return succeed(None)
-        if isinstance(self._close_waiters, tuple):
-            self._close_waiters = []
-        closed: Deferred[None] = Deferred(self._close_waiters.remove)
-        self._close_waiters.append(closed)
-        return closed
+        return self.gone()
 
     def subscribe(
         self, topic: str, after: str | None = None, *, format: Literal["json"] | None = None
