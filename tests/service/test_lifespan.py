@@ -104,6 +104,13 @@ class LifespanServiceTests(EventLoopTestCase):
         self.run_loop()
         self.assertEqual(ended, ["ended"])
 
+    def test_interrupted_before(self) -> None:
+        """A signal that comes before the start is not lost."""
+        service = self.serve(starting)
+        service.interrupt()
+        service.startService()
+        self.assertEqual(self.calls, ["hold", "start"])
+
     def test_failure(self) -> None:
         """One that cannot start ends the process, with a line that says why."""
         with self.assertRaises(SystemExit) as caught:
