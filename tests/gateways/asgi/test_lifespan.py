@@ -84,8 +84,9 @@ class LifespanTests(EventLoopTestCase):
 
     def test_start_fails_without_reason(self) -> None:
         """It may give none."""
-        self.start(Living(startup={"type": "lifespan.startup.failed"}))
-        self.assertIn("does not say why", str(self.started.exception()))
+        for message in ({}, {"message": "\n"}):
+            self.start(Living(startup={"type": "lifespan.startup.failed", **message}))
+            self.assertIn("does not say why", str(self.started.exception()))
         self.assertTrue(self.stop())
 
     def test_start_fails_with_traceback(self) -> None:
