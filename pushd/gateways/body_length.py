@@ -12,20 +12,20 @@ class BodyLength:
     """
 
     def __init__(self, length: int | None) -> None:
-        self._length = length
+        self.length = length
         self._given = 0
 
     def take(self, piece: bytes) -> bytes:
         """Return what may be sent of a piece: no more than was announced."""
         before = self._given
         self._given += len(piece)
-        return piece if self._length is None else piece[: max(0, self._length - before)]
+        return piece if self.length is None else piece[: max(0, self.length - before)]
 
     def check(self, *, ended: bool = False) -> None:
         """Raise ValueError if the body is longer than announced, or has ended and is shorter."""
-        if self._length is None or self._given == self._length:
+        if self.length is None or self._given == self.length:
             return
-        if ended or self._given > self._length:
+        if ended or self._given > self.length:
             raise ValueError(
-                f"Content-Length is {self._length}, but the body has {self._given} bytes"
+                f"Content-Length is {self.length}, but the body has {self._given} bytes"
             )

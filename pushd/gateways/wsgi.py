@@ -25,11 +25,12 @@ from pushd.gateways.application import (
     call_application,
     check_head,
 )
+from pushd.gateways.body_length import BodyLength
 from pushd.gateways.environ import make_environ
+from pushd.gateways.files import ApplicationFiles
 from pushd.protocols.http.headers import head_lines
 from pushd.protocols.http.request import path_of
 from pushd.protocols.http.response import refusal, write_failure, write_response
-from pushd.protocols.http.static import StaticFiles
 from pushd.protocols.http.strict import date_of
 from pushd.protocols.twisted_internals import unsent
 from pushd.views.decorators import Handshakes
@@ -40,9 +41,6 @@ from pushd.views.routes import Match
 from pushd.views.threads import Bridge, blocking
 
 _log = Logger(namespace="pushd.gateways")
-
-# The path of the shipped client: "/" is the application's.
-_SHIPPED = "/pushd/"
 
 # How much is handed to the reactor at a time, in bytes: more of a large piece than that waits in
 # the application's own memory.
@@ -77,7 +75,6 @@ class WsgiGateway:
     :param threads: how to get from an application's thread to the reactor.
     :param pool: the threads that produce its pages.
     :param files: files that take precedence over the application's URLs.
-    :param shipped: the client that is part of pushd.
     :param limits: ``max_buffered`` bounds how much of a page waits for a slow reader, and
         ``max_connections`` how many requests wait for a thread, those included whose clients left.
     """
@@ -89,8 +86,7 @@ class WsgiGateway:
         *,
         threads: Bridge,
         pool: Pool,
-        files: StaticFiles,
-        shipped: StaticFiles,
+        files: ApplicationFiles,
         limits: Limits,
     ) -> None:
         self.application = application
@@ -102,18 +98,10 @@ class WsgiGateway:
         #: Bodies on their way from a thread to the reactor.
         self.outbox: deque[bytes] = deque()
         self._files = files
-        self._shipped = shipped
 
     def find(self, request: Any, path: str) -> IResource:
         """Return the resource for a path that pushd itself does not serve."""
-        if not request.wants_websocket:
-            file = self._files.find(path)
-            # Scripts and styles only: the pages are those of the demo, which is not served.
-            if file is None and path.startswith(_SHIPPED) and not path.endswith(("/", ".html")):
-                file = self._shipped.find(path.removeprefix(_SHIPPED))
-            if file is not None:
-                return file
-        return ApplicationResource(self, path)
+        return self._files.find(request, path) or ApplicationResource(self, path)
 
 
 class ApplicationResource(ViewResource):
@@ -179,7 +167,7 @@ class WsgiResponse:
         self._outbox = outbox
         # What start_response was given last, and what may follow as the body.
         self._head: Head | None = None
-        self._body = _Body(None)
+        self._body = BodyLength(None)
         # True from the first byte of the body on; then the head can't be replaced any more.
         self._head_sent = False
         # The call of the application, until it begins or the client leaves.
@@ -246,7 +234,7 @@ class WsgiResponse:
         head = self._head = check_head(status, headers)
         # By the request's own method: the application may have changed the one in its environ.
         has_body = self._request.method != b"HEAD" and head.status not in (204, 304)
-        self._body = _Body(head.length if has_body else None)
+        self._body = BodyLength(head.length if has_body else None)
         return self.write
 
     def write(self, data: bytes) -> None:
@@ -369,34 +357,6 @@ class WsgiResponse:
         self._gone = True
         self._waiting.clear()
         self.resumeProducing()
-
-
-class _Body:
-    """Compares a body with its Content-Length.
-
-    A body of another length would make the client misread the next response on the connection.
-
-    :param length: the Content-Length in bytes; None without one.
-    """
-
-    def __init__(self, length: int | None) -> None:
-        self.length = length
-        self._given = 0
-
-    def take(self, piece: bytes) -> bytes:
-        """Return what may be sent of a piece: no more than was announced."""
-        before = self._given
-        self._given += len(piece)
-        return piece if self.length is None else piece[: max(0, self.length - before)]
-
-    def check(self, *, ended: bool = False) -> None:
-        """Raise ValueError if the body is longer than announced, or has ended and is shorter."""
-        if self.length is None or self._given == self.length:
-            return
-        if ended or self._given > self.length:
-            raise ValueError(
-                f"Content-Length is {self.length}, but the body has {self._given} bytes"
-            )
 
 
 def _shared_headers(request: Any) -> Iterator[tuple[bytes, bytes]]:

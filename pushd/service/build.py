@@ -391,8 +391,7 @@ def _build_application(
         views,
         threads=runtime.threads,
         pool=pool,
-        files=StaticFiles(_own_files(settings)),
-        shipped=StaticFiles([shipped_client()]),
+        files=files,
         limits=inputs.live.limits,
     )
 

@@ -69,14 +69,9 @@ class LifespanService(Service):
         if self._threads is not None:
             self._threads.start()
         self._loop.run_until_complete(self._waited)
-        if self._interrupted:
-            return  # The daemon stops: no request may reach the application.
-        if error := started.exception():
-            if self._threads is not None:
-                self._threads.stop()  # They would keep the process from its end.
-            raise SystemExit(f"pushd: --asgi: {error}")
-        for port in self._public:
-            port.resume()
+        # If the daemon stops, no request may reach the application.
+        if not self._interrupted:
+            self._open(started)
 
     def interrupt(self) -> None:
         """Do not wait for the application any more: the daemon stops. Cancel its start."""
@@ -84,6 +79,15 @@ class LifespanService(Service):
             self._interrupted = True
             self._waited.set_result(None)
             self._lifespan.cancel()
+
+    def _open(self, started: Future[None]) -> None:
+        """Let requests in, or end the process."""
+        if error := started.exception():
+            if self._threads is not None:
+                self._threads.stop()  # They would keep the process from its end.
+            raise SystemExit(f"pushd: --asgi: {error}")
+        for port in self._public:
+            port.resume()
 
     def _ended(self, started: Future[None]) -> None:
         if self._interrupted:

@@ -39,6 +39,14 @@ class StopTests(SynchronousTestCase):
         self.assertIn(" 101 ", peer.head)
         return peer
 
+    def test_interrupt(self) -> None:
+        """A signal while the services start ends what they wait for."""
+        service = build(Settings(), make_runtime(RecordingReactor()))
+        calls: list[str] = []
+        service.interrupting.append(partial(calls.append, "interrupted"))
+        service.interrupt()
+        self.assertEqual(calls, ["interrupted"])
+
     def test_order(self) -> None:
         """The public port closes first, then the WebSockets, then the control port."""
         reactor = RecordingReactor()

@@ -32,6 +32,11 @@ class Threads:
         self._calls.append("stop")
 
 
+async def starting(scope: Scope, receive: Receive, send: Send) -> None:
+    """Start."""
+    await send({"type": "lifespan.startup.complete"})
+
+
 async def failing(scope: Scope, receive: Receive, send: Send) -> None:
     """Say that it cannot start."""
     await send({"type": "lifespan.startup.failed", "message": "no database"})
@@ -99,6 +104,13 @@ class LifespanServiceTests(EventLoopTestCase):
         self.run_loop()
         self.assertEqual(ended, ["ended"])
 
+    def test_interrupted_before(self) -> None:
+        """A signal that comes before the start is not lost."""
+        service = self.serve(starting)
+        service.interrupt()
+        service.startService()
+        self.assertEqual(self.calls, ["hold", "start"])
+
     def test_failure(self) -> None:
         """One that cannot start ends the process, with a line that says why."""
         with self.assertRaises(SystemExit) as caught:
@@ -114,3 +126,10 @@ class LifespanServiceTests(EventLoopTestCase):
         with capturedLogs() as logged:
             self.run_loop(self.serve(failing).startService)
         self.assertEqual(said(logged), ["the application did not start: no database"])
+
+    def test_start_in_loop(self) -> None:
+        """There, a start that succeeds needs no line."""
+        with capturedLogs() as logged:
+            self.run_loop(self.serve(starting).startService)
+        self.assertEqual(said(logged), [])
+        self.assertIsNone(self.service.fault())

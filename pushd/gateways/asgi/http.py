@@ -153,8 +153,7 @@ class HttpConversation:
 
     def _client_left(self, _: object = None) -> None:
         """Tell the application that its client has left."""
-        if self._state is not _State.COMPLETE:
-            self._state = _State.GONE
+        self._state = _State.GONE
         self._wake_receivers()
         _wake(self._senders)
 

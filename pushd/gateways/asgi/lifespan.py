@@ -108,7 +108,7 @@ class Lifespan:
 
     def _fail(self, reason: str) -> None:
         """Note that the application cannot start; the reason may be a traceback as Starlette's."""
-        lines = reason.strip().splitlines()
+        lines = reason.strip().splitlines() or ["it does not say why"]
         if len(lines) > 1:
             _log.error(
                 "the application failed to start: {reason}", event="lifespan_failed", reason=reason

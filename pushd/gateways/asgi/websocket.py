@@ -175,10 +175,8 @@ class WebSocketConversation:
         websocket = self._websocket
         while not self._arrived:
             if not self._waiting:
-                if self._state in (
-                    _State.CONNECTING,
-                    _State.REFUSING,
-                ):  # ``wait`` would accept the handshake.
+                # ``wait`` would accept the handshake.
+                if self._state in (_State.CONNECTING, _State.REFUSING):
                     websocket.gone().addCallback(self._left)
                 elif websocket.has_messages():
                     return websocket.read()

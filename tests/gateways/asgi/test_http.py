@@ -339,6 +339,21 @@ class RequestTests(AsgiTestCase):
         self.send_raw(request("GET / HTTP/1.1", "Host: a")).vanish()
         self.assertEqual(told[1:], [{"type": "http.disconnect"}, "the client has left"])
 
+    def test_cancelled_receive(self) -> None:
+        """A task that waited for the end, and was cancelled, hinders nothing."""
+
+        async def application(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "http":
+                await receive()
+                waiting = asyncio.ensure_future(receive())
+                await asyncio.sleep(0)
+                waiting.cancel()
+                await send(start())
+                await send(body(b"ok"))
+
+        self.serve(application)
+        self.assertEqual(self.ask().body, b"ok")
+
     def test_disconnect_in_body(self) -> None:
         """A client that leaves in the middle of its body is told, too."""
         received = self.collect()

@@ -84,9 +84,10 @@ class LifespanTests(EventLoopTestCase):
 
     def test_start_fails_without_reason(self) -> None:
         """It may give none."""
-        self.start(Living(startup={"type": "lifespan.startup.failed"}))
-        self.assertIn("does not say why", str(self.started.exception()))
-        self.assertTrue(self.stop())
+        for message in ({}, {"message": "\n"}):
+            self.start(Living(startup={"type": "lifespan.startup.failed", **message}))
+            self.assertIn("does not say why", str(self.started.exception()))
+            self.assertTrue(self.stop())
 
     def test_start_fails_with_traceback(self) -> None:
         """A traceback, as Starlette gives it, is logged; the reason is its last line."""
@@ -110,6 +111,7 @@ class LifespanTests(EventLoopTestCase):
         exits_later = False
         self.start(application)
         self.assertIn("it exited: no settings", str(self.started.exception()))
+        self.assertTrue(self.stop())
         exits_later = True
         self.start(application)
         self.assertIsNone(self.started.exception())

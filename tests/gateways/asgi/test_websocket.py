@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred, fail
 
 from pushd.gateways.asgi.scope import Receive, Scope, Send
+from pushd.gateways.asgi.websocket import WebSocketConversation
 from pushd.testing import NORMAL, Closing
 from tests.support.asgi_case import AsgiTestCase, Recorder, body
+from tests.support.event_loop_case import EventLoopTestCase
 from tests.support.peer import TEXT, Peer, close_frame, frame, handshake
 
 ACCEPT = {"type": "websocket.accept"}
@@ -281,6 +284,24 @@ class MessageTests(AsgiTestCase):
         self.assertEqual(browser.closing.code, 1011)
         self.assertEqual(len(self.flushLoggedErrors(CancelledError)), 1)
 
+    def test_receive_again(self) -> None:
+        """A task that has given up receiving receives the next message when it tries again."""
+        told: list[Any] = []
+
+        async def application(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "websocket":
+                await receive()
+                await send(ACCEPT)
+                for _ in range(2):
+                    with contextlib.suppress(TimeoutError):
+                        told.append(await asyncio.wait_for(receive(), 1))
+
+        self.serve(application)
+        browser = self.connect()
+        self.daemon.advance(1.5)
+        browser.send("late")
+        self.assertEqual([one["text"] for one in told], ["late"])
+
     def test_two_receivers(self) -> None:
         """A second task that receives at the same time is refused."""
 
@@ -446,3 +467,39 @@ class EndTests(AsgiTestCase):
         self.daemon.stop()
         self.assertEqual(browser.closing and browser.closing.code, 1001)
         self.assertEqual(application.received[-1]["code"], 1001)
+
+
+class FailingWebSocket:
+    """A WebSocket on which waiting fails."""
+
+    def accept(self, subprotocol: str | None, headers: Any) -> None:
+        """Accept."""
+
+    def has_messages(self) -> bool:
+        """Whether a message has arrived."""
+        return False
+
+    def wait(self) -> Deferred[Any]:
+        """Fail."""
+        return fail(LookupError("no message"))
+
+
+class ConversationTests(EventLoopTestCase):
+    """WebSocketConversation."""
+
+    def test_waiting_fails(self) -> None:
+        """What fails while a message is waited for is raised for the application."""
+        raised: list[str] = []
+
+        async def application(scope: Scope, receive: Receive, send: Send) -> None:
+            await receive()
+            await send(ACCEPT)
+            try:
+                await receive()
+            except LookupError as error:
+                raised.append(str(error))
+
+        websocket: Any = FailingWebSocket()
+        conversation = WebSocketConversation(websocket, self.loop)
+        self.run_loop(lambda: self.loop.create_task(conversation.run(application, {})))
+        self.assertEqual(raised, ["no message"])
