@@ -15,6 +15,8 @@ PushdError
 ├── TooManyScheduled        the limit of scheduled publications is reached
 ├── ThreadsBusy             every thread for blocking views is in use
 ├── NoMoreMessages          a thread waits for messages after the end; an EOFError as well
+├── StartFailed             an application says that it cannot start
+├── ClientDisconnected      an ASGI application sends to a client that has left
 ├── SocketInUse             the path of a Unix socket is in use
 ├── InvalidOptions          options that cannot be put into force
 ├── UsageError              a command line that ``pushd`` cannot carry out

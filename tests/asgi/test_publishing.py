@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import Any
 
 from pushd.asgi import last_id, publish
 from pushd.errors import Unavailable
 from pushd.gateways.asgi.scope import Receive, Scope, Send
+from pushd.views import inprocess
 from tests.support.asgi_case import AsgiTestCase, body, start
 
 
@@ -37,7 +39,9 @@ class PublishingTests(AsgiTestCase):
 
     def test_elsewhere(self) -> None:
         """In another process, it is a request to the control port."""
-        self.patch(__import__("os"), "environ", {"PUSHD_CONTROL_URL": "http://127.0.0.1:1"})
+        self.patch(os, "environ", {"PUSHD_CONTROL_URL": "http://127.0.0.1:1"})
+        # Another test may have left a daemon running.
+        self.patch(inprocess, "_running", [])
         for call in (publish("news", "a"), last_id("news")):
             with self.assertRaisesRegex(Unavailable, "PUSHD_CONTROL_URL"):
                 asyncio.run(call)
