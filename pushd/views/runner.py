@@ -47,6 +47,8 @@ _SIGNS = (
     NEEDS_ASYNCIO,
     "unknown async library",
     "asynchronous event loop",
+    # A future of a loop that is there, and does not run.
+    "await wasn't used with future",
 )
 
 # Seconds between two lines about threads that are all in use.
@@ -431,7 +433,8 @@ class ViewRun:
             awaited.add_done_callback(self._awaited_fired)
         elif isinstance(awaited, asyncio.Handle):  # The next iteration of the loop.
             asyncio.get_running_loop().call_soon(self._cancel_schedules)
-        elif isinstance(awaited, Deferred):
+        else:
+            assert isinstance(awaited, Deferred)
             schedules = awaited_schedules(awaited)
             for schedule in schedules:
                 schedule.cancel()

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from twisted.internet.defer import fail
 from twisted.logger import capturedLogs
 
 from pushd.access.closing import PERMISSION_REVOKED, Closing
+from pushd.access.permissions import Revoker
 from pushd.api import admin
+from pushd.errors import Unavailable
 from pushd.testing import Daemon
 from pushd.views import Request, accept_websocket, revoke
 from tests.api.test_publish import PublishTestCase
@@ -249,6 +252,15 @@ class SubscriptionTests(TopicTestCase):
         self.assertFalse(other.gone)
         self.assertEqual(self.revoke("topic=**"), 1)
         self.assertEqual(self.revoke("topic=**"), 0)
+
+    def test_others_unreachable(self) -> None:
+        """If other nodes cannot be told, the answer says so."""
+        self.patch(
+            Revoker, "revoke_everywhere", lambda *_: fail(Unavailable("Redis cannot be reached"))
+        )
+        answer = self.control("DELETE", "/subscriptions?topic=t")
+        self.assertEqual(answer.status, 503)
+        self.assertIn("ended at this node", json.loads(answer.body)["error"])
 
     def test_subject(self) -> None:
         """Those of a subject end, and others stay."""

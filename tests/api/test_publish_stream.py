@@ -12,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.closing import GOING_AWAY
 from pushd.errors import Unavailable
+from pushd.protocols.fast_paths import FAST_PATHS
 from pushd.testing import Daemon
 from pushd.topics.rules import Rule, Rules
 from tests.support.peer import TEXT, close_frame, frame, handshake, read_frames
@@ -26,6 +27,8 @@ class StreamTestCase(SynchronousTestCase):
 
     def setUp(self) -> None:
         """Start a daemon, and connect."""
+        # Or answers wait in the transport, as for a slow reader.
+        self.patch(FAST_PATHS, "enabled", True)
         self.daemon = Daemon({}, **self.settings)
         self.addCleanup(self.daemon.stop)
         service: Any = self.daemon._service

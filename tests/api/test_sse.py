@@ -347,6 +347,11 @@ class DirectStreamTests(TopicTestCase):
         """Return what was written directly."""
         return b"".join(server.fake_socket.given)
 
+    def test_before_the_start(self) -> None:
+        """A stream whose head waits, and which has no subscription yet, has no group to leave."""
+        stream: Any = SimpleNamespace(_subscription=None)
+        EventStream.writing_deferred(stream)
+
     def test_order(self) -> None:
         """What the kernel does not take is sent before everything that comes later."""
         self.first.fake_socket.room = 10

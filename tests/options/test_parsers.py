@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.tokens import TokenKeys
+from pushd.options.parsers import parse_asgi, parse_root_path
 from pushd.options.settings import Settings
 from pushd.topics.history import Retention
 from tests.options.options_case import OptionsTestCase, parse, parse_in
@@ -368,3 +374,38 @@ class ViewsTests(OptionsTestCase):
         self.assert_no_views("bad:unknown")
         self.assert_no_views("bad:twice", "two views", "/a/<y>/", "/a/<x>/")
         self.assert_no_views("bad:nothing", "/a/")
+
+
+class AsgiTests(SynchronousTestCase):
+    """--asgi and --root-path."""
+
+    def setUp(self) -> None:
+        """Make a module with applications."""
+        module: Any = ModuleType("asgi_applications")
+        module.application = self.application
+        module.make = lambda: self.application
+        module.wrong = 5
+        sys.modules["asgi_applications"] = module
+        self.addCleanup(sys.modules.pop, "asgi_applications")
+
+    async def application(self, scope: Any, receive: Any, send: Any) -> None:
+        """Be an application."""
+
+    def test_application(self) -> None:
+        """The application is named, or made by what is named with () at its end."""
+        self.assertIsNone(parse_asgi(None))
+        self.assertEqual(parse_asgi("asgi_applications:application"), self.application)
+        self.assertEqual(parse_asgi("asgi_applications:make()"), self.application)
+
+    def test_wrong(self) -> None:
+        """Anything else is no application."""
+        for given in ("asgi_applications:wrong", "asgi_applications:wrong()"):
+            with self.assertRaisesRegex(TypeError, "must be an ASGI application; got a int"):
+                parse_asgi(given)
+
+    def test_root_path(self) -> None:
+        """A path begins with a slash, and does not end with one."""
+        self.assertEqual(parse_root_path("/shop/"), "/shop")
+        self.assertEqual(parse_root_path(""), "")
+        with self.assertRaisesRegex(ValueError, "must begin with /"):
+            parse_root_path("shop")

@@ -343,6 +343,19 @@ class AsyncioTests(FastPathTestCase):
         self.assertEqual(len(transport.lost), 1)
         self.assertNotIn(transport, self.reactor.getReaders())
 
+    def test_read_fails(self) -> None:
+        """A transport that raises while it is read is disconnected, and the error is logged."""
+        transport = self.connect(self.reactor)
+
+        def fail() -> None:
+            raise LookupError
+
+        transport.on_read = fail
+        transport.peer.send(b"abc")
+        self.poll(self.loop)
+        self.assertEqual(len(transport.lost), 1)
+        self.assertEqual(len(self.flushLoggedErrors(LookupError)), 1)
+
     def test_file(self) -> None:
         """A file, which cannot be polled, is left to Twisted."""
         with tempfile.TemporaryFile() as file:

@@ -44,7 +44,11 @@ class ChannelTestCase(SynchronousTestCase):
             return Response(headers=own)
 
         views = {"/hello/": hello, "/slow/": slow, "/headers/": headers}
-        self.daemon = Daemon(views, **self.settings())
+        self.daemon = Daemon({**views, **self.views()}, **self.settings())
+
+    def views(self) -> dict[str, Any]:
+        """Return more views."""
+        return {}
 
     def settings(self) -> dict[str, Any]:
         """Return the daemon's settings that differ from the defaults."""

@@ -35,6 +35,17 @@ class SubscriptionTests(HubTestCase):
         self.publish("3")
         self.assertEqual(subscriber.events, ["t from e1:1 recovered", "2", "3"])
 
+    def test_ended_by_its_beginning(self) -> None:
+        """A subscriber that is told where it begins, and ends the subscription, gets no more."""
+        self.patch(self.source, "is_newest", lambda topic, id: True)
+        ended: list[bool] = []
+        self.patch(Subscription, "_has_ended", lambda _: bool(ended))
+        subscriber = RecordingSubscriber()
+        subscriber.react = lambda event: ended.append(True)
+        self.subscribe(subscriber, "e1:0")
+        self.publish("1")
+        self.assertEqual(subscriber.events, ["t from e1:0 recovered"])
+
     def test_not_recovered(self) -> None:
         """A subscriber whose history is not kept learns that, and receives live publications."""
         self.publish("1")

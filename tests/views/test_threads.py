@@ -1123,6 +1123,18 @@ class ViewThreadsTests(ThreadsTestCase):
         self.assertEqual(self.successResultOf(finished), "fine elsewhere")
 
 
+class SendTests(ThreadsTestCase):
+    """Calls that are left to the reactor."""
+
+    def test_send(self) -> None:
+        """A function is called on the reactor, in its time."""
+        called: list[int] = []
+        self.threads.send(lambda: called.append(1))
+        self.assertEqual(called, [])
+        self.reactor.pump(lambda: called)
+        self.assertEqual(called, [1])
+
+
 class BridgeTests(ThreadsTestCase):
     """A blocking WebSocket with real threads."""
 

@@ -453,8 +453,6 @@ class Channel(StrictChannel):
 
     def _resume_body(self) -> None:
         """Go on reading a body, unless the client has to take a part of the answer first."""
-        if self.transport is None or self._refused:
-            return
         self.connections.reading_bodies.start(self)
         if not self._writing_paused:
             self.transport.resumeProducing()

@@ -7,6 +7,7 @@ from typing import Any
 
 from twisted.internet.defer import CancelledError
 
+from pushd.access.memory import Usage
 from pushd.gateways.asgi.scope import Receive, Scope, Send
 from tests.support.asgi_case import AsgiTestCase, Recorder, body, start
 from tests.support.peer import Peer, request
@@ -269,6 +270,42 @@ class RequestTests(AsgiTestCase):
         self.daemon.settle()
         peer.send(bytes(100_000))
         self.assertEqual(peer.body, b"200000")
+
+    def test_body_of_a_slow_reader(self) -> None:
+        """A body is read on only when the client has taken enough of the answer."""
+        sizes: list[int] = []
+
+        async def application(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "lifespan":
+                return
+            await send(start())
+            sending = asyncio.ensure_future(send(body(bytes(200_000), more=True)))
+            await asyncio.sleep(1)
+            while sum(sizes) < 200_000:
+                sizes.append(len((await receive())["body"]))
+            await sending
+            await send(body())
+
+        self.serve(application)
+        peer = Peer(self.daemon)
+        peer.stall()
+        peer.send(request("POST / HTTP/1.1", "Host: a", "Content-Length: 200000") + bytes(100_000))
+        self.assertEqual(self.held(), 100_000)
+        peer.advance(1)
+        self.assertTrue(peer.server.reading_paused)
+        peer.resume()
+        peer.send(bytes(100_000))
+        self.assertEqual(sum(sizes), 200_000)
+        self.assertTrue(peer.received.endswith(b"\r\n0\r\n\r\n"))
+        peer.vanish()
+
+    def held(self) -> int:
+        """Return the bytes of bodies that wait for the application."""
+        sites: list[Any] = self.daemon._sites
+        usage = Usage()
+        for channel in list(sites[0].connections._open):
+            channel.count_memory(usage)
+        return usage.request
 
     def test_too_large(self) -> None:
         """A body beyond the limit is refused, and the application is told that the client left."""

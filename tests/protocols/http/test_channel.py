@@ -9,16 +9,20 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
+from twisted.internet.testing import StringTransport
 from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http import INTERNAL_SERVER_ERROR
 from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
 from twisted.web.static import Data
 
 from pushd.protocols.http.response import Response
 from pushd.testing import Daemon
+from pushd.views.decorators import accept_websocket
 from pushd.views.request import Request
 from pushd.views.routes import Routes
 from tests.support.channel_case import GET, ChannelTestCase
@@ -565,3 +569,80 @@ class WholeHeadTests(SynchronousTestCase):
         lines = [f"{method} {target} {version}", *("".join(field) for field in fields), "", ""]
         head = "\r\n".join(lines).encode("latin-1")
         self.assertEqual(self.answer(head), self.answer(head[:1], head[1:]))
+
+
+class ConnectionTests(ChannelTestCase):
+    """What a channel does for what answers, and for what takes it over."""
+
+    def make(self) -> tuple[Any, StringTransport]:
+        """Make a channel of an unknown client."""
+        sites: list[Any] = self.daemon._sites
+        channel, transport = sites[0].buildProtocol(None), StringTransport()
+        channel.makeConnection(transport)
+        self.addCleanup(channel.connectionLost, Failure(ConnectionDone()))
+        return channel, transport
+
+    def test_unknown_client(self) -> None:
+        """The address of a client that the port does not tell is asked of the transport."""
+        channel, transport = self.make()
+        self.assertEqual(channel.client, transport.getPeer())
+
+    def test_whole_to_a_slow_reader(self) -> None:
+        """A whole response behind a full buffer waits there, and counts as memory."""
+        channel, transport = self.make()
+        counted: list[int] = []
+        self.patch(channel.connections.memory, "add", counted.append)
+        channel.pauseProducing()
+        counted.clear()
+        channel.write_whole(b"response")
+        self.assertEqual((counted, transport.value()), ([8], b"response"))
+
+    def test_chunks_to_a_slow_reader(self) -> None:
+        """So does a part of a response in chunks."""
+
+        class Parts(Resource):
+            isLeaf = True
+
+            def render(self, request: Any) -> int:
+                for _ in range(2):
+                    request.write(bytes(100_000))
+                request.finish()
+                return NOT_DONE_YET
+
+        serve(self.daemon, Parts())
+        peer = Peer(self.daemon)
+        peer.stall()
+        counted: list[int] = []
+        sites: list[Any] = self.daemon._sites
+        self.patch(sites[0].connections.memory, "add", counted.append)
+        peer.send(GET)
+        self.assertIn(100_000 + len(b"186a0\r\n\r\n"), counted)
+        peer.resume()
+        peer.vanish()
+
+    def test_half_closed_handshake(self) -> None:
+        """A client that half-closes before its handshake is answered is closed after the 101."""
+        peer = self.send(handshake("/late/"))
+        peer.half_close()
+        self.late.callback(None)
+        peer.settle()
+        self.assertIn(b" 101 ", peer.received)
+        peer.advance(1)
+        self.assertIsNotNone(peer.lost)
+        self.assertEqual(self.daemon.pending_calls, [])
+
+    def setUp(self) -> None:
+        """Add a view that accepts later."""
+        self.late: Deferred[None] = Deferred()
+        super().setUp()
+
+    def views(self) -> dict[str, Any]:
+        """Return a view that accepts later."""
+
+        @accept_websocket
+        async def late(request: Request) -> None:
+            await self.late
+            request.websocket.accept()
+            await request.websocket.wait()
+
+        return {"/late/": late}

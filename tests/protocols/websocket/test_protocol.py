@@ -237,6 +237,19 @@ class ClosingTests(WebSocketTestCase):
             peer.vanish()
         self.assertEqual(ending_of(events), (4001, "peer", "bye", 0))
 
+    def test_end_of_tls_is_not_taken(self) -> None:
+        """Over TLS, the bytes of its own end count no more than those of our answer."""
+        peer = Peer(self.daemon, tls=True)
+        peer.send(handshake("/idle/"))
+        connection = peer.server.protocol.wrappedProtocol
+        peer.stall()
+        with capturedLogs() as events:
+            peer.send(close_frame(4001, b"bye"))
+            connection._writing_paused = True
+            self.patch(protocol, "unsent", lambda transport: connection._goodbye + 10)
+            peer.vanish()
+        self.assertEqual(ending_of(events), (4001, "peer", "bye", 0))
+
     def test_no_end_of_tls(self) -> None:
         """Over TLS a peer that answers neither our Close nor the end of TLS is aborted."""
         peer = Peer(self.daemon, tls=True)

@@ -960,6 +960,15 @@ class InboxTests(WebSocketTestCase):
 class CloseTests(WebSocketTestCase):
     """close() ends the conversation once, with a valid code and reason."""
 
+    def test_gone(self) -> None:
+        """The end of the connection can be awaited without closing it, also when it is over."""
+        gone = self.websocket.gone()
+        self.assertNoResult(gone)
+        self.websocket.connection_lost()
+        self.successResultOf(gone)
+        self.successResultOf(self.websocket.gone())
+        self.assertEqual(self.connection.closings, [])
+
     def test_close(self) -> None:
         """The Close is sent at once; the Deferred fires when the connection is lost."""
         self.websocket.accept()

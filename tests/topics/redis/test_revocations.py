@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
@@ -113,6 +115,15 @@ class TellingTests(RevocationTestCase):
         self.tell(a, "z")
         self.redis.revocations.late[1]()
         self.assertEqual(at_b, [("x", None), ("y", None), ("z", None)])
+
+    def test_twice(self) -> None:
+        """A revocation that comes again, with an id that is not new, is not taken again."""
+        a, _ = self.start("a")
+        b, at_b = self.start("b")
+        self.tell(a, "x")
+        revocations: Any = b.revocations
+        revocations._take(b"0-1", b'{"node": "a", "topic": "x", "subject": null}')
+        self.assertEqual(at_b, [("x", None)])
 
     def test_unreachable(self) -> None:
         """What is revoked without Redis is told once it is back."""
