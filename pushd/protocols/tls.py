@@ -66,6 +66,9 @@ class TlsSocket(Connection):
         What was not taken must be sent again before anything else: a part of its record may be on
         its way.
         """
+        if self.plain.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            # After a write that fails, OpenSSL decrypts nothing of what has arrived before.
+            raise OSError(ECONNRESET, "the connection is lost")
         try:
             return super().send(data) if data else 0
         except (WantReadError, WantWriteError) as reason:

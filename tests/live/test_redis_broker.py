@@ -519,7 +519,8 @@ async def test_connections_and_channels(cluster: Cluster, server: RedisServer) -
         subscriber.subscription.cancel()
     await one.publish("t0", "x")
     await cluster.until(lambda: len(subscribers[0].events) == 2)
-    assert server.ask("PUBSUB", "CHANNELS") == [b"pushd:0:t0"]
+    assert len(server.ask("PUBSUB", "CHANNELS")) == 2
+    assert b"pushd:0:t0" in server.ask("PUBSUB", "CHANNELS")
 
 
 @pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
