@@ -79,7 +79,7 @@ unit: .venv/.dev  ## The in-memory tests, with 100 % line and branch coverage
 trial: .venv/.dev  ## A part of the same tests with Twisted's test runner, which runs all of them
 	$(BIN)/python -W error -W ignore:twisted.web.resource._Unsafe:DeprecationWarning \
 		-m twisted.trial --reporter=text -j 2 \
-		tests.schedule tests.protocols tests.views tests.testing tests.client
+		tests.schedule tests.protocols tests.testing tests.client
 
 .PHONY: django
 django: .venv/.django  ## The Django tests on the oldest supported Django; "unit" has the newest
@@ -93,14 +93,14 @@ live: systemd nginx haproxy caddy redis  ## Tests with real sockets and processe
 .PHONY: slow-paths
 slow-paths: .venv/.dev  ## A part of the tests again, with --fast-paths off
 	PUSHD_FAST_PATHS=off $(BIN)/pytest -q -n 2 \
-		tests/protocols tests/topics tests/views tests/api tests/service
+		tests/protocols tests/service
 	PUSHD_FAST_PATHS=off $(BIN)/pytest -q -n 2 --dist loadfile \
 		tests/live/test_demo.py tests/live/test_topics.py
 
 .PHONY: asyncio
 asyncio: .venv/.dev  ## A part of the live tests again, with --loop asyncio
 	PUSHD_LOOP=asyncio $(BIN)/pytest -q -n 2 --dist loadfile \
-		tests/live/test_demo.py tests/live/test_topics.py tests/live/test_endings.py
+		tests/live/test_demo.py tests/live/test_topics.py
 
 .PHONY: browser
 browser: chromium nginx haproxy  ## Tests of the web pages in Chromium

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import socket
 import ssl
+from functools import cache
 from typing import Any
 
 from OpenSSL.SSL import Connection as TlsConnection
-from OpenSSL.SSL import Context, WantWriteError
+from OpenSSL.SSL import WantWriteError
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IHalfCloseableProtocol, ISSLTransport
 from twisted.internet.protocol import Protocol, connectionDone
@@ -23,6 +24,10 @@ from tests.support.tls_pair import TlsPair, make_context, trusting
 
 # Function calls for one message that is sent directly: ours, and pyOpenSSL's, with those of C.
 MOST_SEND_CALLS = 17
+
+
+# It takes a while, as it has a key of its own.
+_context = cache(make_context)
 
 
 class Server(Protocol):
@@ -55,16 +60,10 @@ class HalfClosableServer(Server):
 class TlsTests(SynchronousTestCase):
     """A transport with TLS."""
 
-    context: Context
-
-    @classmethod
-    def setUpClass(cls) -> None:
-        """Make the context of a port."""
-        cls.context = make_context()
-
     def setUp(self) -> None:
-        """Allow direct writes."""
+        """Allow direct writes, and take the context of a port."""
         self.patch(FAST_PATHS, "enabled", True)
+        self.context = _context()
         self.client = trusting()
 
     def connect(self, server: Server | None = None, **options: Any) -> TlsPair:
