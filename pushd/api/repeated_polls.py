@@ -73,6 +73,8 @@ class RepeatedPolls:
         target, id = head[: head.find(b" HTTP/1.1\r\n")], str(start.after)
         if not request.channel.persistent or request.slot is not None:
             return False
+        if request.channel.transport is not request.transport:
+            return False  # Something in between looks at each request, as the demo does.
         if identity is not None and self.connections.now() >= identity.expires:
             return False  # Its connection may last a little longer, because clocks differ.
         if target.count(b"after=") != 1 or b"Last-Event-Id" in request.requestHeaders:

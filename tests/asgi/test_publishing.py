@@ -9,6 +9,7 @@ from typing import Any
 from pushd.asgi import last_id, publish
 from pushd.errors import Unavailable
 from pushd.gateways.asgi.scope import Receive, Scope, Send
+from pushd.testing import Daemon
 from pushd.views import inprocess
 from tests.support.asgi_case import AsgiTestCase, body, start
 
@@ -31,6 +32,9 @@ class PublishingTests(AsgiTestCase):
             await send(body())
 
         self.serve(application)
+        # One without a loop does not matter.
+        other = Daemon({})
+        self.addCleanup(other.stop)
         browser = self.connect("/topics/news")
         self.ask()
         self.assertEqual(str(told[0]), told[1])

@@ -49,8 +49,10 @@ class EventLoopServiceTests(EventLoopTestCase):
         """Tasks that are left are cancelled, and may await Deferreds until then; views are not."""
         view = AsyncioTask(self.wait(), self.clock, id, id, loop=self.loop)
         self.run_loop(view.advance)
-        self.run_loop(lambda: self.loop.create_task(self.wait()))
+        # The loop has only a weak reference.
+        task = self.run_loop(lambda: self.loop.create_task(self.wait()))
         self.successResultOf(self.stop())
+        self.assertTrue(task.done())
         self.assertEqual(self.notes, ["cancelled"])
         self.successResultOf(self.stop())
         self.run_loop(view.drop)
