@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 from twisted.logger import capturedLogs
+from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.closing import GOING_AWAY
 from pushd.access.origins import Hosts, Origins
 from pushd.access.proxies import Proxies
 from pushd.api import repeated_polls
+from pushd.api.repeated_polls import RepeatedPolls
 from pushd.protocols.fast_paths import FAST_PATHS
 from pushd.protocols.http.request import ChannelRequest
 from pushd.testing import RawConnection
@@ -311,3 +314,17 @@ class EndTests(RepeatedPollTestCase):
         self.assertRegex(self.read(), rb"^HTTP/1.1 500 ")
         self.assertEqual(len(self.flushLoggedErrors(Failing)), 1)
         self.assertEqual(json.loads(self.control("GET", "/connections").body)["connections"], [])
+
+
+class WrappedTests(SynchronousTestCase):
+    """A connection with something between it and its transport, as in the demo."""
+
+    def test_wrapped(self) -> None:
+        """What looks at each request gets each: the poll is answered the plain way."""
+        head = b"GET /topics/t?after=e:1 HTTP/1.1\r\n"
+        channel = SimpleNamespace(whole=head, persistent=True, transport=object())
+        request = SimpleNamespace(channel=channel, slot=None, transport=object())
+        polls: Any = SimpleNamespace()
+        start: Any = SimpleNamespace(after="e:1")
+        totals: Any = None
+        self.assertFalse(RepeatedPolls.start(polls, request, start, None, totals))
