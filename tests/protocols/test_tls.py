@@ -242,6 +242,13 @@ class TlsTests(SynchronousTestCase):
         self.assertNotEqual(pair.raw.recv(100), b"")
         self.assertEqual(pair.raw.recv(100), b"")
 
+    def test_write_after_end(self) -> None:
+        """Nothing can be sent behind our own end."""
+        pair = self.open()
+        pair.transport.socket.shutdown(socket.SHUT_WR)
+        with self.assertRaisesRegex(OSError, "TLS cannot go on"):
+            pair.transport.socket.send(b"x")
+
     def test_reset(self) -> None:
         """A connection that the client has reset is lost, whether it is read or written to."""
         for reads in (True, False):
