@@ -36,7 +36,7 @@ def run_pages(server: Server, scale: float) -> Mapping[str, float]:
 
 
 def _ask(crowd: Crowd, path: str, end: bytes, pages: int) -> None:
-    """Ask for at least so many pages."""
+    """Request at least that number of pages."""
     request, left = make_request(f"GET {path}", *_HEADERS), max(0, pages - _CLIENTS)
 
     def again(head: bytes, body: bytes) -> bytes | None:

@@ -1,4 +1,4 @@
-"""The workloads of publishers: what a publication costs to which nobody listens.
+"""The workloads of publishers: what a publication costs without subscribers.
 
 pushd is published to at its control port, Nchan at its publisher locations. aiohttp's handlers do
 no more than to read and to answer, so they are the price of the framework.

@@ -195,7 +195,7 @@ def _table(number: int) -> str:
 
 @dataclass(frozen=True)
 class Delivered:
-    """What deliveries cost: CPU in µs each, and the memory at the end in KiB."""
+    """Cost of deliveries: CPU in µs of each, and memory at the end in KiB."""
 
     cpu: float
     memory: float
