@@ -44,6 +44,7 @@ from pushd.protocols.http.policy import DEFAULT_CSP
 from pushd.topics.history import Retention
 from pushd.topics.redis.address import RedisAddress, parse_broker
 from pushd.topics.rules import Rules
+from pushd.topics.scheduled import SCHEDULE_GRACE
 from pushd.views.authorizer import AuthorizeFunction
 from pushd.views.demo import ticker
 from pushd.views.routes import Routes
@@ -453,6 +454,15 @@ class Settings:
             "dropped first.",
         ),
         prefix="history-",
+    )
+    schedule_grace: int = setting(
+        TOPICS,
+        "schedule-grace",
+        "SECONDS",
+        number(0, 86_400),
+        "How late a scheduled publication may be made, if nothing could be published when it was "
+        "due, such as during a restart. What is older is dropped.",
+        default=f"{SCHEDULE_GRACE}",
     )
     #: Rules for topics. They have no option: they are tables of the configuration file.
     rules: Rules = combined_setting(lambda values: Rules(values.get("rules", ())), Rules)

@@ -47,19 +47,20 @@ from pushd.schedule.ticks import lateness_of
 from pushd.service.daemon import Drain, PushService
 from pushd.service.lifespan import LifespanService
 from pushd.service.listening import PortService
-from pushd.service.metrics import MetricsCollector, PoolUsage, TopicCollector
+from pushd.service.metrics import MetricsCollector, PoolUsage, ScheduleCollector, TopicCollector
 from pushd.service.reload import LiveSettings
 from pushd.topics.attendance import Attendances
 from pushd.topics.broker import Broker, MemoryBroker
 from pushd.topics.history import History, Retention
 from pushd.topics.hub import Hub
+from pushd.topics.local_schedules import LocalSchedules
 from pushd.topics.presence import Presence
 from pushd.topics.publisher import Publisher
 from pushd.topics.redis.address import RedisAddress, find_missing_package
 from pushd.topics.redis.broker import RedisBroker
 from pushd.topics.redis.scripts import RedisNames
 from pushd.topics.rules import Rule, Rules, default_access
-from pushd.topics.scheduled import ScheduledPublications
+from pushd.topics.scheduled import SCHEDULE_GRACE, ScheduledPublications, ScheduleStore
 from pushd.views.authorizer import AuthorizeFunction, TopicAuthorizer
 from pushd.views.exchange import ViewDependencies
 from pushd.views.inprocess import InProcess
@@ -214,7 +215,14 @@ def _build_state(inputs: _BuildInputs) -> DaemonState:
     runtime, settings = inputs.runtime, inputs.settings
     rules = inputs.live.rules
     broker = make_broker(
-        settings.broker, runtime.reactor, settings.retention, _make_name, inputs.memory.add, rules
+        settings.broker,
+        runtime.reactor,
+        settings.retention,
+        _make_name,
+        inputs.memory.add,
+        rules,
+        schedule_grace=settings.schedule_grace,
+        lateness=lateness_of(inputs.clock),
     )
     inputs.memory.watch_history(broker)
     memory = inputs.memory
@@ -235,7 +243,7 @@ def _build_state(inputs: _BuildInputs) -> DaemonState:
         clock=runtime.reactor,
         broker=broker,
         hub=hub,
-        scheduled=ScheduledPublications(inputs.clock, broker, _make_name),
+        scheduled=_build_scheduled(inputs, broker),
         connections=connections,
         limits=inputs.live.limits,
         rules=rules,
@@ -244,6 +252,19 @@ def _build_state(inputs: _BuildInputs) -> DaemonState:
         permissions=permissions,
         revoker=Revoker(connections, permissions, broker.revocations),
     )
+
+
+def _build_scheduled(inputs: _BuildInputs, broker: Broker) -> ScheduledPublications:
+    """Build what publishes later: its schedules are in Redis, or else in memory."""
+    grace, wall = inputs.settings.schedule_grace, inputs.runtime.wall
+    store: ScheduleStore
+    if isinstance(broker, RedisBroker):
+        store = broker.schedules
+    else:
+        store = LocalSchedules(inputs.clock, broker, wall=wall, grace=grace)
+    scheduled = ScheduledPublications(store, _make_name, wall=wall, grace=grace)
+    inputs.counters.register(ScheduleCollector(scheduled))
+    return scheduled
 
 
 def _make_default_rule(settings: Settings, live: LiveSettings) -> Rule:
@@ -519,6 +540,9 @@ def make_broker(
     make_name: Callable[[], str],
     grown: Callable[[int], object],
     rules: Rules,
+    *,
+    schedule_grace: float = SCHEDULE_GRACE,
+    lateness: Histogram | None = None,
 ) -> Broker:
     """Make the broker: over Redis, or in memory without an address.
 
@@ -526,6 +550,8 @@ def make_broker(
     :param make_name: returns a random name that is not in use.
     :param grown: called with the bytes that each publication adds to what is kept in memory.
     :param rules: of topics that are kept otherwise.
+    :param schedule_grace: see ``RedisBroker``.
+    :param lateness: see ``RedisBroker``.
     """
     if address is None:
         history = History(reactor, retention, make_name, grown, rules)
@@ -541,4 +567,6 @@ def make_broker(
         retention=retention,
         make_name=make_name,
         rules=rules,
+        schedule_grace=schedule_grace,
+        lateness=lateness,
     )
