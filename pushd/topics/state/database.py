@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from twisted.logger import Logger
 
@@ -22,7 +22,7 @@ from pushd.errors import StateDamaged, StateUnusable
 _log = Logger(namespace="pushd.topics")
 
 #: When what is written is also safe from a loss of power; see ``--state-sync``.
-Sync = Literal["always", "second", "none"]
+SYNCS = ("always", "second", "none")
 
 #: A value of a row.
 Value = str | bytes | int | float | None
@@ -93,7 +93,7 @@ class Database:
     :param sync: how much a write waits for the disk.
     """
 
-    def __init__(self, directory: Path, sync: Sync) -> None:
+    def __init__(self, directory: Path, sync: str) -> None:
         self.directory = directory
         self.sync = sync
         self._path = directory / FILE
@@ -149,7 +149,8 @@ class Database:
                 execute("UPDATE written SET number = number + 1")
             execute("COMMIT")
             if durable and execute("PRAGMA freelist_count").fetchone()[0] > _MAX_FREE:
-                execute(f"PRAGMA incremental_vacuum({_GIVEN_BACK})").fetchall()
+                # A statement without columns is executed to its end in a script only.
+                self._connection.executescript(f"PRAGMA incremental_vacuum({_GIVEN_BACK})")
         except BaseException:
             # The next write opens it again: an error of the disk may have left anything behind.
             self.close()
@@ -254,7 +255,7 @@ class Database:
 
 
 def _explain_damage(error: sqlite3.Error) -> Exception:
-    """Return StateDamaged if an error says that a file is torn, or else one that says what it is."""
+    """Return StateDamaged if an error says that a file is torn; else one that says what it is."""
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
     if code in _DAMAGED:
         return StateDamaged(f"{FILE} is damaged ({error})")

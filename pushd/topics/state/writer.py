@@ -149,7 +149,7 @@ class Writer:
 
     def wake(self) -> None:
         """Begin a group soon: something has changed."""
-        if not self._awake:
+        if not self._awake and self._stopped is None:
             self._awake = True
             self._begin_at(self._next)
 
