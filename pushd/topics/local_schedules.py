@@ -28,6 +28,17 @@ def ignore_change(id: str) -> None:
     """Ignore that a schedule has changed: nothing else keeps it."""
 
 
+@dataclass(frozen=True, slots=True)
+class StoredSchedule:
+    """What has to be stored of a schedule."""
+
+    schedule: Schedule
+    #: When its first publication is due, in seconds since 1970.
+    first: float
+    #: How many publications are made or dropped.
+    done: int
+
+
 @dataclass(eq=False, slots=True)
 class _Pending:
     """A schedule that is not finished."""
@@ -86,13 +97,16 @@ class LocalSchedules:
         self._timers: TimerHeap[str] = TimerHeap(clock, now=clock.seconds, expired=self._tick)
         self._lateness = lateness_of(clock)
         self._dropped: Callable[[Dropped], None] = _ignore
+        self._running = False
         #: Memory used by the data of all of them, in bytes, and their rates together.
         self.bytes = 0
         self.rate = 0
 
     def start(self, dropped: Callable[[Dropped], None]) -> None:
         """Start to publish what is due."""
-        self._dropped = dropped
+        self._dropped, self._running = dropped, True
+        for pending in self._pending.values():
+            self._wait(pending)
 
     def add(self, schedule: Schedule) -> Deferred[ScheduleState]:
         """Keep a schedule; what is due at once is published at once. Raises TooManyScheduled."""
@@ -102,11 +116,35 @@ class LocalSchedules:
         delay = schedule.delay if schedule.at is None else schedule.at - self._wall()
         pending = self._keep(_Pending(schedule, self._clock.seconds() + delay))
         self._changed(schedule.id)
-        if delay > 0:
-            self._timers.start(schedule.id, pending.due)
+        if delay > 0 or not self._running:
+            self._wait(pending)
         else:
             self._tick(schedule.id)
         return succeed(self._state(pending))
+
+    def restore(self, stored: StoredSchedule) -> None:
+        """Keep a schedule of an earlier process; nothing is published before ``start``."""
+        first = self._clock.seconds() + stored.first - self._wall()
+        self._keep(_Pending(stored.schedule, first, stored.done))
+
+    def find(self, id: str) -> StoredSchedule | None:
+        """Return what has to be stored of a schedule, or None."""
+        pending = self._pending.get(id)
+        if pending is None:
+            return None
+        first = self._wall() + pending.first - self._clock.seconds()
+        return StoredSchedule(pending.schedule, first, pending.done)
+
+    def forget(self) -> None:
+        """Forget all schedules, before ``start``, and tell nobody."""
+        self._pending.clear()
+        self.bytes = self.rate = 0
+
+    def pause(self) -> None:
+        """Publish nothing any more, and keep the schedules."""
+        self._running = False
+        for id in self._pending:
+            self._timers.stop(id)
 
     def cancel(self, id: str) -> Deferred[bool]:
         """Remove a schedule, also if its publication is on the way."""
@@ -189,6 +227,11 @@ class LocalSchedules:
         if not pending.left:
             self._forget(pending)
         elif pending.schedule.id in self._pending:
+            self._wait(pending)
+
+    def _wait(self, pending: _Pending) -> None:
+        """Set the timer for the next publication, while this runs."""
+        if self._running:
             self._timers.start(pending.schedule.id, pending.due)
 
     def _not_published(self, failure: Failure, pending: _Pending) -> None:
@@ -220,7 +263,8 @@ class LocalSchedules:
         pending.postponed = True
         pending.done -= 1
         self._changed(schedule.id)
-        self._timers.start(schedule.id, self._clock.seconds() + _RETRY_DELAY)
+        if self._running:
+            self._timers.start(schedule.id, self._clock.seconds() + _RETRY_DELAY)
 
     def _forget(self, pending: _Pending) -> None:
         """Remove a schedule; do nothing if it had been removed before."""
