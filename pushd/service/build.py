@@ -414,6 +414,7 @@ def _build_collector(
         },
         limits=inputs.live.limits,
         memory=inputs.memory,
+        clocks=(inputs.runtime.reactor, inputs.clock),
     )
 
 
