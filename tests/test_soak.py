@@ -359,7 +359,8 @@ class WireTests(SynchronousTestCase):
             found += list(reader.feed(piece))
         self.assertEqual(found[0], {"event": "a", "id": "1", "data": "x\ny"})
         self.assertEqual(found[2], {"data": "z"})
-        self.assertEqual(len(found), 3)
+        self.assertEqual((len(found), reader.ended), (3, False))
+        self.assertEqual((list(reader.feed(b"0\r\n\r\n")), reader.ended), ([], True))
 
     def test_payload(self) -> None:
         """A publication tells when it was sent, unless it was scheduled."""

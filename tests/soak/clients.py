@@ -38,6 +38,9 @@ from tests.soak.wire import (
 # Close codes that a subscriber may get if it did not read, or if Redis was away or lost its data.
 _CUTS = {1006, 1013}
 
+# What stands for a code when an event stream ends in order.
+_STREAM_ENDED = 1013
+
 # When a client has stalled that does not read at the moment: later than any time.
 _NOW = 1e18
 
@@ -172,10 +175,14 @@ class Client(asyncio.Protocol):
                 self._since = now
 
     def complete(self) -> bool:
-        """Whether it has everything, if it is connected."""
-        return not self.connected or not any(
-            position.epoch and position.id != _join(self.world.ledger.last(position.topic))
-            for position in self.positions()
+        """Whether it has everything, if it is connected and reads."""
+        return (
+            not self.connected
+            or self._stalled == _NOW
+            or not any(
+                position.epoch and position.id != _join(self.world.ledger.last(position.topic))
+                for position in self.positions()
+            )
         )
 
     # For each kind
@@ -451,7 +458,32 @@ class PlainClient(_WebSocketClient):
         self._delivered(data)
 
 
-class StreamClient(Client):
+class _EventStreamClient(Client):
+    """What all event streams do."""
+
+    def path(self) -> str:
+        """Return path and query."""
+        raise NotImplementedError
+
+    def event(self, fields: dict[str, str]) -> None:
+        """Note an event that has data."""
+        raise NotImplementedError
+
+    def request(self) -> bytes:
+        self._events = EventReader()
+        return get_stream(self.path())
+
+    def heard(self, data: bytes) -> None:
+        for fields in self._events.feed(data):
+            if "data" in fields:
+                self.event(fields)
+        if self._events.ended and self._transport is not None:
+            # The daemon keeps the connection for another request.
+            self._code = _STREAM_ENDED
+            self._transport.close()
+
+
+class StreamClient(_EventStreamClient):
     """An event stream."""
 
     kind = "sse"
@@ -464,19 +496,17 @@ class StreamClient(Client):
     def positions(self) -> Iterator[Position]:
         yield self._position
 
-    def request(self) -> bytes:
-        self._events = EventReader()
+    def path(self) -> str:
         self._asked = self._position.id
-        return get_stream(_with_after(f"/topics/{self._position.topic}", self._asked))
+        return _with_after(f"/topics/{self._position.topic}", self._asked)
 
-    def heard(self, data: bytes) -> None:
-        for event in self._events.feed(data):
-            if event.get("event") == "subscribed":
-                value = json.loads(event["data"])
-                self._position.began(value["id"], value["recovered"], self._asked is not None)
-            elif "data" in event:
-                self._position.got(event["id"], event["data"])
-                self._delivered(event["data"])
+    def event(self, fields: dict[str, str]) -> None:
+        if fields.get("event") == "subscribed":
+            value = json.loads(fields["data"])
+            self._position.began(value["id"], value["recovered"], self._asked is not None)
+        else:
+            self._position.got(fields["id"], fields["data"])
+            self._delivered(fields["data"])
 
 
 class PollClient(Client):
@@ -576,7 +606,7 @@ class ManyWebSocketClient(_ManyTopics, _WebSocketClient):
         self._take(json.loads(data))
 
 
-class ManyStreamClient(_ManyTopics):
+class ManyStreamClient(_ManyTopics, _EventStreamClient):
     """An event stream of many topics, which resumes by its cursor."""
 
     kind = "many sse"
@@ -585,15 +615,12 @@ class ManyStreamClient(_ManyTopics):
         super().__init__(world, number, topics, stays=stays)
         self._cursor: str | None = None
 
-    def request(self) -> bytes:
-        self._events = EventReader()
-        return get_stream(f"/topics?{self._query(self._cursor)}")
+    def path(self) -> str:
+        return f"/topics?{self._query(self._cursor)}"
 
-    def heard(self, data: bytes) -> None:
-        for event in self._events.feed(data):
-            if "data" in event:
-                self._cursor = event.get("id", self._cursor)
-                self._take(json.loads(event["data"]))
+    def event(self, fields: dict[str, str]) -> None:
+        self._cursor = fields.get("id", self._cursor)
+        self._take(json.loads(fields["data"]))
 
 
 class ManyPollClient(_ManyTopics):

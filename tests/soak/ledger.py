@@ -63,7 +63,7 @@ class Ledger:
 
     def __init__(self, limits: Limits, now: Callable[[], float], faults: Faults) -> None:
         self.limits, self.now, self.faults = limits, now, faults
-        #: When the history was lost, and when Redis could not be reached, most recently.
+        #: When the history was lost, and when Redis began to fail or was back, most recently.
         self.wiped = -1e9
         self.disturbed = -1e9
         self._data: dict[tuple[str, str], dict[int, int]] = defaultdict(dict)
@@ -71,6 +71,8 @@ class Ledger:
         self._places: dict[tuple[str, int], tuple[str, int]] = {}
         # The epochs of each topic in the order in which they were heard of, with their last offset.
         self._ends: dict[str, dict[str, int]] = defaultdict(dict)
+        # When each epoch of a topic was first heard of.
+        self._born: dict[tuple[str, str], float] = {}
         # The ids of each topic and when they were first heard of: the first is the last that every
         # subscriber must have, if it is old enough.
         self._due: dict[str, deque[tuple[float, str, int]]] = defaultdict(deque)
@@ -80,6 +82,7 @@ class Ledger:
     def note(self, topic: str, epoch: str, offset: int, data: str, source: str) -> None:
         """Note that a publication has this data, which all sources must agree on."""
         self.compared += 1
+        self.meet(topic, epoch)
         fingerprint = hash(data)
         known = self._data[topic, epoch].get(offset)
         if known is None:
@@ -95,6 +98,15 @@ class Ledger:
             self._ends[topic][epoch] = offset
             self._due[topic].append((self.now(), epoch, offset))
 
+    def meet(self, topic: str, epoch: str) -> None:
+        """Note that there is an epoch."""
+        if (topic, epoch) not in self._born:
+            self._born[topic, epoch] = self.now()
+
+    def is_lost(self, topic: str, epoch: str) -> bool:
+        """Whether the history of an epoch was lost, or no epoch is given."""
+        return self._born.get((topic, epoch), -1e9) <= self.wiped
+
     def find(self, topic: str, data: str) -> tuple[str, int] | None:
         """Return the id of data that was published once, as far as is known."""
         if data.startswith(REPEATED):
@@ -106,6 +118,14 @@ class Ledger:
         """Return the last id of a topic."""
         due = self._due[topic]
         return due[-1][1:] if due else None
+
+    def tell(self, known: float) -> str:
+        """Tell when something was known, and when Redis last failed."""
+        now = self.now()
+        return (
+            f"which was right {now - known:.1f} s ago; Redis failed {now - self.disturbed:.1f} s "
+            f"and was emptied {now - self.wiped:.1f} s ago"
+        )
 
     def times(self, topic: str, data: str) -> int:
         """Return how many times this data was published."""
@@ -158,7 +178,7 @@ class Position:
         """Whether the history need not reach back to this position."""
         ledger = self._ledger
         return (
-            ledger.wiped >= self._known - 1
+            ledger.is_lost(self.topic, self.epoch)
             or ledger.now() - self._known >= ledger.limits.ttl / 2
             or ledger.missed(self.topic, self.epoch, self.offset) >= ledger.limits.size / 2
         )
@@ -179,7 +199,10 @@ class Position:
         """Note that it was told that it could not be resumed, but not where it is now."""
         self.told += 1
         if not self.excused():
-            self._fault(f"was told recovered: false without a reason, after {self.id}")
+            self._fault(
+                f"was told recovered: false without a reason, after {self.id}, "
+                f"{self._ledger.tell(self._known)}"
+            )
         self._set("", 0)
 
     def got(self, id: str, data: str) -> None:
@@ -201,6 +224,8 @@ class Position:
 
     def _set(self, epoch: str, offset: int) -> None:
         self.epoch, self.offset, self._known = epoch, offset, self._ledger.now()
+        if epoch:
+            self._ledger.meet(self.topic, epoch)
 
     def _fault(self, words: str) -> None:
         self._ledger.faults.add(f"{self._name}: {self.topic}: {words}")

@@ -21,19 +21,21 @@ from tests.support.redis_server import RedisServer
 
 ROOT = Path(__file__).parents[2]
 
-# Idempotency keys are kept for five minutes. They are left out of the count, as they would grow for
-# as long. All but the key about the server expire.
+# Idempotency keys are kept for five minutes, and would grow for as long: they are left out of the
+# count. What is known of a topic is kept for ten minutes longer than its history. All keys but the
+# one about the server expire.
 _COUNT_KEYS = """
-local cursor, counted, lasting = '0', 0, 0
+local cursor, counted, histories, lasting = '0', 0, 0, 0
 repeat
     local page = redis.call('SCAN', cursor, 'MATCH', 'pushd:*', 'COUNT', 1000)
     cursor = page[1]
     for _, key in ipairs(page[2]) do
         if not string.find(key, '}:key:', 1, true) then counted = counted + 1 end
+        if string.find(key, '}:history', 1, true) then histories = histories + 1 end
         if redis.call('PTTL', key) == -1 then lasting = lasting + 1 end
     end
 until cursor == '0'
-return {counted, lasting}
+return {counted, histories, lasting}
 """
 
 # What is logged as an error although nothing is wrong.
@@ -177,10 +179,10 @@ class Redis:
         self._server.resume()
         self.is_away = False
 
-    def count_keys(self) -> tuple[int, int]:
-        """Return how many keys there are, and how many of them do not expire."""
-        counted, lasting = self._server.ask("EVAL", _COUNT_KEYS, 0)
-        return counted, lasting
+    def count_keys(self) -> tuple[int, int, int]:
+        """Return how many keys there are, how many are histories, and how many do not expire."""
+        counted, histories, lasting = self._server.ask("EVAL", _COUNT_KEYS, 0)
+        return counted, histories, lasting
 
     def memory(self) -> int:
         """Return the memory that it uses, in bytes."""

@@ -30,12 +30,10 @@ DESCRIPTORS = Resource("descriptors beside connections", "", Allowance(8.0), res
 TIMERS = Resource("timers", "", Allowance(12.0, 0.1), rest=4)
 # The pool of views keeps its threads for the next.
 THREADS = Resource("threads", "", Allowance(6.0, 0.1), rest=64)
-KEYS = Resource("keys", "", Allowance(8.0, 0.02), rest=1)
+KEYS = Resource("keys", "", Allowance(8.0, 0.02))
+HISTORIES = Resource("histories", "", Allowance(4.0, 0.02), rest=0)
 LASTING_KEYS = Resource("keys that do not expire", "", Allowance(0.5), rest=0)
 REDIS_MEMORY = Resource("memory", "MiB", Allowance(8.0, 0.1))
-
-OF_NODE = (MEMORY, DESCRIPTORS, TIMERS, THREADS)
-OF_REDIS = (KEYS, LASTING_KEYS, REDIS_MEMORY)
 
 _MIB = 1 << 20
 
@@ -71,9 +69,15 @@ def measure_node(pid: int, metrics: Mapping[str, float]) -> dict[Resource, float
     }
 
 
-def measure_redis(keys: tuple[int, int], memory: int) -> dict[Resource, float]:
+def measure_redis(keys: tuple[int, int, int], memory: int) -> dict[Resource, float]:
     """Name what was measured of a Redis."""
-    return {KEYS: keys[0], LASTING_KEYS: keys[1], REDIS_MEMORY: memory / _MIB}
+    counted, histories, lasting = keys
+    return {
+        KEYS: counted,
+        HISTORIES: histories,
+        LASTING_KEYS: lasting,
+        REDIS_MEMORY: memory / _MIB,
+    }
 
 
 def find_remains(

@@ -247,8 +247,8 @@ class Soak:
         await self._interfere("Redis suspended", self._redis.hang)
 
     async def _wipe_redis(self) -> None:
-        await self._interfere("Redis emptied", self._redis.forget)
         self._ledger.wiped = time.monotonic()
+        await self._interfere("Redis emptied", self._redis.forget)
 
     async def _interfere(self, name: str, fail: Callable[[float], Awaitable[None]]) -> None:
         self._disturbances[name] += 1

@@ -126,6 +126,8 @@ class EventReader:
     """Reads an event stream that comes in chunks: the fields of each event."""
 
     def __init__(self) -> None:
+        #: Whether the stream has ended, although the connection may be open.
+        self.ended = False
         self._data = b""
         self._text = b""
 
@@ -136,6 +138,7 @@ class EventReader:
             start, length = end + 2, int(self._data[:end], 16)
             if len(self._data) < start + length + 2:
                 break
+            self.ended = self.ended or length == 0
             self._text += self._data[start : start + length]
             self._data = self._data[start + length + 2 :]
         *events, self._text = self._text.split(b"\n\n")
