@@ -37,10 +37,12 @@ apt_install() {
 }
 endef
 
-# Options for "make run", such as ARGS='--listen tcp:9000', for "make bench" and for "make fuzz".
+# Options for "make run", such as ARGS='--listen tcp:9000', for "make bench", "make fuzz" and
+# "make soak".
 ARGS ?=
 BENCH ?=
 FUZZ ?=
+SOAK ?=
 
 ##@ Main targets
 
@@ -123,6 +125,10 @@ asgi: redis .venv/asgi/.ready  ## Serve ASGI applications of many frameworks (2 
 .PHONY: fuzz
 fuzz: .venv/.dev  ## Look for input that breaks pushd, 10 min; FUZZ='--minutes 60'
 	$(BIN)/python -m tests.fuzz $(FUZZ)
+
+.PHONY: soak
+soak: redis .venv/.dev  ## See that nothing leaks or is lost, an hour; SOAK='--minutes 5'
+	$(BIN)/python -m tests.soak $(SOAK)
 
 .PHONY: format
 format: .venv/.dev  ## Reformat the code and apply ruff's fixes

@@ -448,6 +448,7 @@ def _build_collector(
         },
         limits=inputs.live.limits,
         memory=inputs.memory,
+        clocks=(inputs.runtime.reactor, inputs.clock),
     )
 
 
