@@ -29,6 +29,8 @@ from pushd.service.twistd import makeService
 from pushd.testing import Daemon
 from pushd.topics.redis import session as redis_probe
 from pushd.topics.redis.broker import RedisBroker
+from tests.support.certificate import make_tls_endpoint, no_warning, write_certificate
+from tests.support.folder import make_folder
 from tests.support.peer import Peer, request, said
 from tests.support.recording_reactor import RecordingReactor
 
@@ -85,6 +87,25 @@ class MakeServiceTests(SynchronousTestCase):
             self.assertEqual(service.limits.drain, 8)
             lines = [systemd.recv(4096).split(b"\n")[0] for _ in range(2)]
             self.assertEqual(lines, [b"RELOADING=1", b"READY=1"])
+            (folder / "pushd.toml").write_text("drain = no\n")
+            with capturedLogs():
+                signals._hang_up("SIGHUP")
+            self.assertEqual(systemd.recv(4096).split(b"\n")[0], b"RELOADING=1")
+            self.assertIn(b"; the last reload was refused", systemd.recv(4096))
+
+    def test_certificates(self) -> None:
+        """SIGHUP reads the certificates of all ports again."""
+        folder = make_folder(self)
+        endpoint = make_tls_endpoint(folder)
+        _, _, service = self.make("--listen", endpoint, "--control", endpoint)
+        (signals,) = [one for one in service if isinstance(one, Signals)]
+        with no_warning(), capturedLogs() as events:
+            service.startService()
+            write_certificate(folder / "key.pem", folder / "certificate.pem")
+            signals._hang_up("SIGHUP")
+        lines = [line for line in said(events) if "new connections get another" in line]
+        self.assertEqual([line.split()[0] for line in lines], ["--listen", "--control"])
+        self.successResultOf(service.stopService())
 
     def test_signals(self) -> None:
         """A real reactor gets its signal handlers at once; a fake one leaves those of the tests."""
