@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -34,6 +35,16 @@ def test_watchdog_time(installed: Unit) -> None:
     assert "(`WatchdogSec=`)" in DOCUMENT.read_text()
     assert "for 20 seconds" in DOCUMENT.read_text()
     assert installed.show("WatchdogUSec")["WatchdogUSec"] == "20s"
+
+
+def test_state(installed: Unit) -> None:
+    """Topics outlive a restart: the state is where only the service and root can read it."""
+    published = json.loads(fetch(f"{CONTROL}topics/kept", "POST", b"one").body)
+    installed.restart()
+    assert json.loads(fetch(f"{CONTROL}topics/kept").body)["id"] == published["id"]
+    folder = Path("/var/lib/pushd")
+    assert list(folder.iterdir())
+    assert folder.stat().st_mode & 0o777 == 0o700
 
 
 def test_plugin_cache(installed: Unit) -> None:

@@ -12,7 +12,7 @@ import pytest
 from tests.live.raw_client import RawClient
 from tests.support.fences import find_fences
 from tests.systemd.__main__ import DOCUMENT, ROOT
-from tests.systemd.unit import PUBLIC, Unit, fetch, run
+from tests.systemd.unit import PUBLIC, Unit, fetch, run, wait_until
 
 INSTANCES = [Unit("pushd@8081.service"), Unit("pushd@8082.service")]
 
@@ -47,10 +47,24 @@ def test_share(service: Unit) -> None:
     assert all(counts.values())
 
 
+def kept(port: int) -> str:
+    """Return the last id of a topic, from the process with this control port."""
+    found: str = json.loads(fetch(f"http://127.0.0.1:{port}/topics/kept").body)["id"]
+    return found
+
+
 def test_one_stops() -> None:
-    """While one instance restarts, the other goes on, and no connection is refused."""
+    """One instance restarts, then the other is killed: each keeps its own topics on the disk."""
     first, second = INSTANCES
+    for port in (8081, 8082):
+        fetch(f"http://127.0.0.1:{port}/topics/kept", "POST", b"one")
+    ids = [kept(port) for port in (8081, 8082)]
+    assert ids[0] != ids[1]
     pid = second.pid
     first.restart()
     assert second.pid == pid
+    # By now more than a second has passed, so the publication is on the disk of the other, too.
+    run("systemctl", "kill", "--signal=KILL", second.name)
     assert all(fetch(f"{PUBLIC}hello/").status == 200 for _ in range(CONNECTIONS))
+    wait_until(lambda: second.pid not in (0, pid), "the second, again")
+    assert [kept(port) for port in (8081, 8082)] == ids
