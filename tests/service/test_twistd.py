@@ -22,6 +22,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd import service as face
 from pushd.options.command_line import Options
 from pushd.protocols.fast_paths import FAST_PATHS
+from pushd.service.broker_wait import BrokerWait
 from pushd.service.event_loop import EventLoopService
 from pushd.service.garbage import GarbageService
 from pushd.service.process import Signals
@@ -174,6 +175,19 @@ class MakeServiceTests(SynchronousTestCase):
         self.patch(redis_probe, "probe", lambda _: "wrong user or password")
         error = self.assertRaises(SystemExit, self.make_with_redis)
         self.assertIn("wrong user or password", str(error))
+
+    def test_wait_for_redis(self) -> None:
+        """With a Redis, a real daemon holds all its ports until it has tried to connect."""
+        self.patch(redis_probe, "probe", lambda _: None)
+        self.patch(Signals, "handle_early", lambda signals: None)
+        for broker, waits in (("redis://localhost", 1), ("memory", 0)):
+            options = Options({})
+            options.parseOptions(["--broker", broker])
+            service: Any = makeService(options, IdleReactor())
+            found = [one for one in service if isinstance(one, BrokerWait)]
+            self.assertEqual(len(found), waits)
+            for one in found:
+                self.assertEqual(list(one._ports), [*service.public, *service.control])
 
     def test_global_reactor(self) -> None:
         """Without a reactor, the service runs on the global one, which it patches."""

@@ -391,7 +391,7 @@ class ProbeTests(SynchronousTestCase):
         self.assertIsNone(probe(ADDRESS))
 
     def test_tls(self) -> None:
-        """TLS needs callbacks of OpenSSL: where there are none, the reason says what allows them."""
+        """TLS needs callbacks of OpenSSL: without them, the reason says what allows them."""
         address = parse_broker("rediss://localhost")
         assert address is not None
         self.fake(FakeSession())
