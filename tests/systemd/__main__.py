@@ -244,6 +244,7 @@ def _install(folder: Path, root: Path) -> None:
     """
     packages = Path(sysconfig.get_path("purelib"))
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    script = f"set -x\ncd {ROOT}\n{commands('Install')}"
     if Path(f"/usr/bin/{version}").exists():
         target = root / f"opt/pushd/lib/{version}/site-packages"
         _overlay(folder, packages, target)
@@ -251,7 +252,8 @@ def _install(folder: Path, root: Path) -> None:
         for package in ("pip", "twisted"):
             for path in (target / package, *target.glob(f"{package}-*.dist-info")):
                 shutil.rmtree(path)
-    script = f"set -x\ncd {ROOT}\n{commands('Install')}/opt/pushd/bin/pip install hiredis"
+    else:
+        script += "/opt/pushd/bin/pip install hiredis"  # As docs/scaling.md says for Redis.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
         ["chroot", root, "/bin/bash", "-e", "-c", script],

@@ -5,10 +5,23 @@ from __future__ import annotations
 from threading import Event, Thread
 from types import TracebackType
 
-from tests.systemd.unit import CONTROL, PUBLIC, fetch
+from tests.systemd.unit import CONTROL, PUBLIC, Unit, fetch, wait_until
 
 # Clients at each port.
 _CLIENTS = 4
+
+# Requests that are answered before and after a restart.
+_WARM = 50
+
+
+def restart_under_load(unit: Unit) -> None:
+    """Restart a service while clients send requests. Raises AssertionError if any is refused."""
+    with Load() as load:
+        wait_until(lambda: load.answered > _WARM, "load")
+        unit.restart()
+        answered = load.answered
+        wait_until(lambda: load.answered > answered + _WARM, "load after the restart")
+    assert "\n".join(load.failures) == ""
 
 
 class Load:
@@ -23,7 +36,7 @@ class Load:
         #: What else became of requests.
         self.failures: list[str] = []
         self._over = Event()
-        tasks = [(f"{PUBLIC}hello/", "GET", b""), (f"{CONTROL}topics/load", "POST", b"load")]
+        tasks = [(PUBLIC, "GET", b""), (f"{CONTROL}topics/load", "POST", b"load")]
         self._threads = [
             Thread(target=self._run, args=task) for task in tasks for _ in range(_CLIENTS)
         ]

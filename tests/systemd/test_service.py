@@ -14,7 +14,7 @@ from tests.live.raw_client import TIMEOUT, RawClient, frame, request, trusting
 from tests.support.frame_heads import TEXT
 from tests.support.keyring import SECRET, token
 from tests.systemd.conftest import CONFIG, deploy, renew
-from tests.systemd.load import Load
+from tests.systemd.load import restart_under_load
 from tests.systemd.unit import CONTROL, PUBLIC, Unit, fetch, run, wait_until
 
 TLS = "https://127.0.0.1:443/"
@@ -156,12 +156,7 @@ def test_broken_file(service: Unit) -> None:
 def test_restart(service: Unit) -> None:
     """A restart under load refuses no request: new connections wait in the socket."""
     pid = service.pid
-    with Load() as load:
-        wait_until(lambda: load.answered > 50, "load")
-        service.restart()
-        answered = load.answered
-        wait_until(lambda: load.answered > answered + 50, "load after the restart")
-    assert "\n".join(load.failures) == ""
+    restart_under_load(service)
     assert service.pid not in (0, pid)
 
 
@@ -194,6 +189,14 @@ def test_stop(service: Unit) -> None:
     assert monotonic() - began < 10
     state = service.show("Result", "ExecMainStatus", "ActiveState")
     assert state == {"Result": "success", "ExecMainStatus": "0", "ActiveState": "inactive"}
+
+
+def test_activation(service: Unit) -> None:
+    """If only the socket is open, the first connection starts the service."""
+    run("systemctl", "start", "pushd.socket")
+    assert service.pid == 0
+    assert fetch(PUBLIC).status == 200
+    assert service.pid != 0
 
 
 def test_secret_is_not_logged(service: Unit) -> None:
