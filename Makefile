@@ -89,8 +89,11 @@ django: .venv/.django  ## The Django tests on the oldest supported Django; "unit
 
 .PHONY: live
 live: systemd nginx haproxy caddy redis  ## Tests with real sockets and processes, proxies and Redis
-	# More workers than cores, as these tests mostly wait. One file runs in one worker.
-	$(BIN)/pytest -q -n 4 --dist loadfile tests/live
+	# More workers than cores, as these tests mostly wait. One file runs in one worker: those that
+	# take longest come first.
+	$(BIN)/pytest -q -n 6 --dist loadfile --no-loadscope-reorder \
+		$(addprefix tests/live/test_,attacks.py proxies.py tls.py redis_presence.py \
+		redis_broker.py slow_links.py packaging.py topics.py) tests/live
 
 .PHONY: slow-paths
 slow-paths: .venv/.dev  ## A part of the tests again, with --fast-paths off

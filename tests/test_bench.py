@@ -246,11 +246,12 @@ class TableTests(SynchronousTestCase):
         )
 
     def test_ratios(self) -> None:
-        """The ratios have a column for each rival, but none for pushd."""
+        """The ratios have a column for each rival, none for pushd, and no row without a ratio."""
         self.assertEqual(
-            tabulate_ratios(RESULTS, RIVALS, (CPU,)).splitlines()[::2],
+            tabulate_ratios(RESULTS, RIVALS, (CPU, LATE)).splitlines()[::2],
             ["|  | Floor | Other |", "| W9 sums: CPU each | 1.8 | 0.01 |"],
         )
+        self.assertEqual(tabulate_ratios(RESULTS, RIVALS, (LATE,)), "")
 
     def test_goals(self) -> None:
         """A measure without samples is left out; one without a goal has a dash."""
@@ -344,6 +345,17 @@ class ReportTests(SynchronousTestCase):
         ):
             self.assertIn(words, text)
         self.assertNotIn("its log", text)
+
+    def test_application(self) -> None:
+        """Where pushd runs as another rival, with an application, the figures are that one's."""
+        ours = make_rival("pushd-wsgi")
+        results = make_results({"pushd-wsgi": {"w9.cpu": [3.0]}, "other": {"w9.cpu": [6.0]}})
+        workload = make_workload(CPU, rivals=frozenset({"pushd-wsgi", "other"}))
+        text = replace(
+            self.report, results=results, rivals=(OURS, ours, OTHER), workloads=(workload,)
+        ).as_markdown()
+        self.assertIn("| W9 sums: CPU each | 0.50 |", text)
+        self.assertIn("| W9 sums: CPU each, µs | 3.0 | 3.0 to 3.0 | 1 |", text)
 
     def test_without_us(self) -> None:
         """Without pushd there are no ratios or goals; empty sections are left out."""

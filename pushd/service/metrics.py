@@ -26,6 +26,7 @@ from pushd.protocols.http.site import PushdSite
 from pushd.protocols.websocket.protocol import PushFactory
 from pushd.schedule.histogram import Histogram
 from pushd.topics.broker import Broker
+from pushd.topics.state.broker import StoredBroker
 
 # Transports of messages: all but plain HTTP.
 _TRANSPORTS = ("websocket", "sse", "longpoll")
@@ -99,6 +100,31 @@ class TopicCollector(Collector):
         )
 
 
+class StateCollector(Collector):
+    """Reads the metrics of ``--state``."""
+
+    def __init__(self, broker: StoredBroker) -> None:
+        self._broker = broker
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield how much is on disk, and how much is not yet."""
+        yield GaugeMetricFamily(
+            "pushd_state_up",
+            "1 if the directory of --state can be written, else 0.",
+            int(self._broker.writer.reason is None),
+        )
+        yield GaugeMetricFamily(
+            "pushd_state_unwritten",
+            "Publications that are not written to the directory of --state yet.",
+            self._broker.unwritten,
+        )
+        yield GaugeMetricFamily(
+            "pushd_state_bytes",
+            "Bytes that the database of --state takes on disk.",
+            self._broker.writer.size,
+        )
+
+
 @dataclass(kw_only=True, eq=False)
 class MetricsCollector(Collector):
     """Reads, when ``/metrics`` is requested, every metric that is not counted as things happen.
@@ -130,7 +156,7 @@ class MetricsCollector(Collector):
             yield HistogramMetricFamily(name, about, buckets=one.buckets, sum_value=one.sum)
         yield GaugeMetricFamily(
             "pushd_broker_up",
-            "1 if the topic broker is reachable, else 0 (always 1 for memory).",
+            "1 if it is possible to publish, else 0: Redis or the disk of --state cannot be used.",
             int(self.fault() is None),
         )
         yield GaugeMetricFamily(
