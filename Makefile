@@ -37,10 +37,12 @@ apt_install() {
 }
 endef
 
-# Options for "make run", such as ARGS='--listen tcp:9000', for "make bench" and for "make fuzz".
+# Options for "make run", such as ARGS='--listen tcp:9000', for "make bench", "make fuzz" and
+# "make soak".
 ARGS ?=
 BENCH ?=
 FUZZ ?=
+SOAK ?=
 
 ##@ Main targets
 
@@ -87,8 +89,11 @@ django: .venv/.django  ## The Django tests on the oldest supported Django; "unit
 
 .PHONY: live
 live: systemd nginx haproxy caddy redis  ## Tests with real sockets and processes, proxies and Redis
-	# More workers than cores, as these tests mostly wait. One file runs in one worker.
-	$(BIN)/pytest -q -n 4 --dist loadfile tests/live
+	# More workers than cores, as these tests mostly wait. One file runs in one worker: those that
+	# take longest come first.
+	$(BIN)/pytest -q -n 6 --dist loadfile --no-loadscope-reorder \
+		$(addprefix tests/live/test_,attacks.py proxies.py tls.py redis_presence.py \
+		redis_broker.py slow_links.py packaging.py topics.py) tests/live
 
 .PHONY: slow-paths
 slow-paths: .venv/.dev  ## A part of the tests again, with --fast-paths off
@@ -120,6 +125,10 @@ asgi: redis .venv/asgi/.ready  ## Serve ASGI applications of many frameworks (2 
 .PHONY: fuzz
 fuzz: .venv/.dev  ## Look for input that breaks pushd, 10 min; FUZZ='--minutes 60'
 	$(BIN)/python -m tests.fuzz $(FUZZ)
+
+.PHONY: soak
+soak: redis .venv/.dev  ## See that nothing leaks or is lost, an hour; SOAK='--minutes 5'
+	$(BIN)/python -m tests.soak $(SOAK)
 
 .PHONY: format
 format: .venv/.dev  ## Reformat the code and apply ruff's fixes

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from bench.applications import APPLICATIONS
+from bench.capacity import CAPACITY
 from bench.load import run_load
 from bench.nodes import NODES
 from bench.pages import PAGES
@@ -207,4 +208,5 @@ WORKLOADS: tuple[Workload, ...] = (
     *APPLICATIONS,
     *SECURE,
     *NODES,
+    *CAPACITY,
 )

@@ -9,6 +9,8 @@ PushdError
 │   └── HandshakeRefused    it is not a valid WebSocket handshake
 ├── BadToken                a token that cannot be trusted
 ├── Unavailable             the broker cannot be reached, or refuses
+├── StateUnusable           the directory of --state cannot be used
+├── StateDamaged            the database there is torn, or not pushd's
 ├── RedisUnavailable        Redis cannot be reached at the moment
 ├── RedisMisconfigured      Redis or its address must be changed first
 ├── RedisError              Redis answered with an error
@@ -152,6 +154,14 @@ class Unavailable(PushdError):
     """
 
     retry_after = 5
+
+
+class StateUnusable(PushdError):
+    """The directory of ``--state`` cannot be used until something there is changed."""
+
+
+class StateDamaged(PushdError):
+    """The database in the directory of ``--state`` is torn, or not one of pushd's."""
 
 
 class RedisUnavailable(PushdError):

@@ -111,6 +111,16 @@ def parse_folder(given: str | None) -> Path | None:
     return folder.resolve()
 
 
+def parse_state(given: str | None) -> Path | None:
+    """Return the absolute path of a directory that exists, or can be made in one that does."""
+    if given is None:
+        return None
+    folder = Path(given).resolve()
+    if not given or not (folder.is_dir() or (not folder.exists() and folder.parent.is_dir())):
+        raise ValueError("must be a directory, or a new one in a directory that exists")
+    return folder
+
+
 def number(least: int, most: int) -> Callable[[str], int]:
     """Make a parser of whole numbers in a range that includes both ends."""
 

@@ -236,6 +236,23 @@ class ValueTests(OptionsTestCase):
         self.assert_mistake("trusted-proxy", "everybody")
 
 
+class StateTests(OptionsTestCase):
+    def test_state(self) -> None:
+        """--state takes a directory, or a new one in a directory; its path is made absolute."""
+        (self.folder / "file").touch()
+        for given in (str(self.folder), str(self.folder / "new")):
+            self.assertEqual(parse("--state", given).state, Path(given))
+        self.assertIsNone(parse().state)
+        for given in ("", str(self.folder / "file"), str(self.folder / "a" / "b")):
+            self.assert_mistake("state", given, "must be a directory, or a new one")
+
+    def test_sync(self) -> None:
+        """--state-sync is second unless it is always or none."""
+        self.assertEqual(parse().state_sync, "second")
+        self.assertEqual(parse("--state-sync", "always").state_sync, "always")
+        self.assert_mistake("state-sync", "minute", "must be always, second or none")
+
+
 class RetentionTests(OptionsTestCase):
     """``--history-size``, ``--history-ttl`` and ``--history-bytes``."""
 
