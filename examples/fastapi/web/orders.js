@@ -11,8 +11,12 @@ form.onsubmit = async (event) => {
   const answer = await fetch("/orders", {
     method: "POST",
     headers: { "Content-Type": "application/json" },
-    body: JSON.stringify({ item: form.elements.item.value }),
+    body: JSON.stringify({ item: form.elements.thing.value }),
   });
+  if (!answer.ok) {
+    status.textContent = `The order was refused (${answer.status}).`;
+    return;
+  }
   const shown = await answer.json();
   history.replaceState(null, "", `#${shown.order.id}`);
   follow(shown);
@@ -27,7 +31,7 @@ async function reload() {
 function follow({ order, after }) {
   subscription?.close();
   steps.replaceChildren();
-  form.elements.item.value = order.item;
+  form.elements.thing.value = order.item;
   show(order.status);
   subscription = subscribe(`/topics/orders/${order.id}`, ({ data }) => show(data.status), {
     after,
