@@ -120,15 +120,18 @@ def _start_pushd_with_asgi(folder: Path) -> Start:
 
 
 def _start_daphne(folder: Path) -> Start:
+    # All four have a log of requests.
     start = _start_channels(folder)
-    return replace(start, command=[*start.command[:-1], "asgi_application:application"])
+    command = [*start.command[:-1], "asgi_application:application"]
+    command[command.index("/dev/null")] = "-"
+    return replace(start, command=command)
 
 
 def _start_uvicorn(folder: Path) -> Start:
     return Start(
         [
             *(str(OTHERS / "bin" / "uvicorn"), "--host", "127.0.0.1", "--port", "0"),
-            *("--loop", "uvloop", "--http", "httptools", "--no-access-log"),
+            *("--loop", "uvloop", "--http", "httptools"),
             *("--ws-ping-interval", "25", "--ws-ping-timeout", "25"),
             *("--ws-per-message-deflate", "false", "asgi_application:application"),
         ],
@@ -142,6 +145,7 @@ def _start_hypercorn(folder: Path) -> Start:
         [
             *(str(OTHERS / "bin" / "hypercorn"), "--bind", "127.0.0.1:0"),
             *("--worker-class", "uvloop", "--websocket-ping-interval", "25"),
+            *("--access-logfile", "-"),
             "asgi_application:application",
         ],
         RIVALS,
