@@ -362,6 +362,29 @@ class LocalSchedulesTests(SynchronousTestCase):
         self.clock.advance(1)
         self.assertEqual((self.all(), self.clock.getDelayedCalls()), ([], []))
 
+    def test_cancel_while_publishing_last(self) -> None:
+        """A schedule may also be cancelled during its last publication."""
+        scheduled = self.scheduled.add(Draft("t", "x"), delay=1)
+        self.broker.react = scheduled.cancel
+        self.clock.advance(1)
+        self.assertEqual((self.all(), self.store.bytes), ([], 0))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_pause(self) -> None:
+        """After a pause nothing more is published, also if the broker answers after it."""
+        waiting: list[Deferred[Id]] = [Deferred(), Deferred()]
+        answers = list(waiting)
+        self.broker.answer = lambda: answers.pop()
+        for _ in range(2):
+            self.scheduled.add(Draft("t", "x"), every=1, count=3)
+        self.store.pause()
+        self.scheduled.add(Draft("t", "x"), delay=0)
+        waiting[0].callback(Id("e", 1))
+        waiting[1].errback(Unavailable("no disk"))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        states = self.successResultOf(self.scheduled.all())
+        self.assertEqual([state.done for state in states], [0, 1, 0])
+
     def test_time(self) -> None:
         """A publication at a time of day keeps its delay if the system's clock is set later."""
         self.scheduled.add(Draft("t", "x"), at=_START + 5)

@@ -400,10 +400,9 @@ class RedisSchedules:
             answers = []
         else:
             self._fault = None
-        if self._reconnector.session is not session:
-            return
-        for id in due:
-            self._topics.pop(id, None)
+        if self._reconnector.session is session:
+            for id in due:
+                self._topics.pop(id, None)
         for (id, topic), answer in zip(due.items(), answers, strict=False):
             if answer.made:
                 self._published(answer.made)

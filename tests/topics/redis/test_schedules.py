@@ -322,6 +322,31 @@ class FaultTests(RedisScheduleTestCase):
         # It may have been kept, as it was here.
         self.assertEqual(self.made, ["x"])
 
+    def test_other_session(self) -> None:
+        """An answer that comes from a session after the next one has begun is counted only."""
+        self.add(self.one, every=0.5, count=9)
+        self.redis.late = True
+        self.clock.advance(0)
+        broker: Any = self.one.broker
+        broker._reconnector.drop(broker._reconnector.session, "dropped")
+        self.redis.answer()
+        self.assertEqual((broker.published, len(self.made)), (1, 1))
+        self.cluster.pass_time(8)
+        self.assertEqual(len(self.made), 9)
+
+    def test_start_later(self) -> None:
+        """Schedules can be started when there is no session yet."""
+        broker: Any = self.one.broker
+        self.successResultOf(broker.schedules.stop())
+        self.redis.trouble = RedisUnavailable("no route")
+        self.redis.lose()
+        self.one.scheduled.start()
+        self.redis.trouble = None
+        self.cluster.pass_time(3)
+        self.add(self.one, delay=0.5)
+        self.cluster.pass_time(1)
+        self.assertEqual(self.made, ["x"])
+
     def test_without_redis(self) -> None:
         """Without a session, everything fails with the reason, and what is due waits."""
         self.add(self.one, delay=0.5)
@@ -403,10 +428,14 @@ class FaultTests(RedisScheduleTestCase):
             with self.answers(answer):
                 described = self.one.scheduled.describe("x")
                 self.failureResultOf(described, Unavailable)
-        with self.answers(7), capturedLogs() as events:
-            self.cluster.pass_time(2)
-        (event,) = [each for each in events if each.get("event") == "timed_push_late"]
-        self.assertIn("another program", event["error"])
+        # What is due waits until the answers are ours again.
+        for answer in (7, []):
+            self.add(self.one, delay=0.3)
+            with self.answers(answer), capturedLogs() as events:
+                self.cluster.pass_time(1.5)
+            (event,) = [each for each in events if each.get("event") == "timed_push_late"]
+            self.assertIn("another program", event["error"])
+            self.cluster.pass_time(1.5)
         with self.answers([]):
             self.assertIsNone(self.successResultOf(self.one.scheduled.describe("x")))
 
