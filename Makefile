@@ -120,6 +120,16 @@ browser: chromium nginx haproxy  ## Tests of the web pages in Chromium
 	# By name, as some of them take long.
 	$(BIN)/pytest -v --no-header -n 3 --dist loadfile tests/browser
 
+.PHONY: docs
+docs: .venv/docs/.ready  ## Build the documentation as a site: build/docs/index.html
+	# Both fail for a warning: a link that leads nowhere, a page that no list has.
+	cd docs/reference
+	../../.venv/docs/node_modules/.bin/typedoc --options typedoc.json --out ../../build/javascript
+	cp ../../build/javascript/javascript.md .
+	cd ../..
+	.venv/docs/bin/sphinx-build -q -W --keep-going -d build/doctrees docs build/docs
+	@echo 'make docs: open build/docs/index.html'
+
 ##@ Other targets
 
 .PHONY: conformance
@@ -208,6 +218,17 @@ announce:
 	if command -v npm > /dev/null; then
 		npm install --prefix .venv/bench/node --no-audit --no-fund --silent ws < /dev/null || true
 	fi
+	touch $@
+
+# The reference of pushd.js is made by TypeDoc, which needs Node.js.
+.venv/docs/.ready: setup.cfg | $(BIN)/pip
+	@echo 'Installing pushd and the tools for its documentation into .venv/docs ...'
+	$(APT_INSTALL)
+	command -v npm > /dev/null || apt_install npm < /dev/null
+	$(BIN)/python -m venv .venv/docs
+	$(subst $(BIN),.venv/docs/bin,$(INSTALL)) -e '.[docs]' < /dev/null
+	npm install --prefix .venv/docs --no-audit --no-fund --silent \
+		typedoc@0.28 typedoc-plugin-markdown@4 typescript@5 < /dev/null
 	touch $@
 
 # The oldest Django that setup.cfg allows. .venv itself has the newest for this Python.
