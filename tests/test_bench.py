@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from xml.etree import ElementTree
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from bench import nodes, publishing
+from bench import applications, capacity, nodes, publishing
 from bench.__main__ import choose, choose_workloads, main, make_parser
 from bench.build import is_older
 from bench.catalogue import CATALOGUE, PUSHD, version_of
@@ -35,6 +36,7 @@ from bench.compare import (
     tabulate_comparison,
 )
 from bench.compare import main as compare
+from bench.descriptors import raise_descriptors
 from bench.growth import SIZES, Growth
 from bench.load import check_result, parse_line
 from bench.machine import describe_machine, find_memory, find_processor
@@ -61,7 +63,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 SUPPORTED = frozenset({"pushd", "floor", "other"})
 
-CPU = Measure("w9.cpu", "W9 sums: CPU each", "µs", most=10, relation=(1.5, "floor"))
+CPU = Measure("w9.cpu", "W9 sums: CPU each", "µs", most=10, relations=((1.5, "floor"),))
 LATE = Measure("w9.late", "W9 lateness", "ms")
 
 
@@ -205,9 +207,9 @@ class ResultsTests(SynchronousTestCase):
     def test_judge(self) -> None:
         """Each goal is judged, unless the figures for it are missing."""
         self.assertEqual(RESULTS.judge(CPU), "≤ 10: yes, ≤ 1.5 x floor: no")
-        self.assertEqual(RESULTS.judge(replace(CPU, most=8, relation=None)), "≤ 8: no")
-        self.assertEqual(RESULTS.judge(replace(CPU, relation=(2, "floor"))).count("yes"), 2)
-        self.assertEqual(RESULTS.judge(replace(CPU, relation=(2, "unknown"))), "≤ 10: yes")
+        self.assertEqual(RESULTS.judge(replace(CPU, most=8, relations=())), "≤ 8: no")
+        self.assertEqual(RESULTS.judge(replace(CPU, relations=((2, "floor"),))).count("yes"), 2)
+        self.assertEqual(RESULTS.judge(replace(CPU, relations=((2, "unknown"),))), "≤ 10: yes")
         self.assertEqual(RESULTS.judge(LATE), "")
 
 
@@ -244,11 +246,12 @@ class TableTests(SynchronousTestCase):
         )
 
     def test_ratios(self) -> None:
-        """The ratios have a column for each rival, but none for pushd."""
+        """The ratios have a column for each rival, none for pushd, and no row without a ratio."""
         self.assertEqual(
-            tabulate_ratios(RESULTS, RIVALS, (CPU,)).splitlines()[::2],
+            tabulate_ratios(RESULTS, RIVALS, (CPU, LATE)).splitlines()[::2],
             ["|  | Floor | Other |", "| W9 sums: CPU each | 1.8 | 0.01 |"],
         )
+        self.assertEqual(tabulate_ratios(RESULTS, RIVALS, (LATE,)), "")
 
     def test_goals(self) -> None:
         """A measure without samples is left out; one without a goal has a dash."""
@@ -342,6 +345,17 @@ class ReportTests(SynchronousTestCase):
         ):
             self.assertIn(words, text)
         self.assertNotIn("its log", text)
+
+    def test_application(self) -> None:
+        """Where pushd runs as another rival, with an application, the figures are that one's."""
+        ours = make_rival("pushd-wsgi")
+        results = make_results({"pushd-wsgi": {"w9.cpu": [3.0]}, "other": {"w9.cpu": [6.0]}})
+        workload = make_workload(CPU, rivals=frozenset({"pushd-wsgi", "other"}))
+        text = replace(
+            self.report, results=results, rivals=(OURS, ours, OTHER), workloads=(workload,)
+        ).as_markdown()
+        self.assertIn("| W9 sums: CPU each | 0.50 |", text)
+        self.assertIn("| W9 sums: CPU each, µs | 3.0 | 3.0 to 3.0 | 1 |", text)
 
     def test_without_us(self) -> None:
         """Without pushd there are no ratios or goals; empty sections are left out."""
@@ -622,7 +636,7 @@ class CatalogueTests(SynchronousTestCase):
         names = {rival.name for rival in CATALOGUE}
         for workload in WORKLOADS:
             self.assertTrue(workload.rivals <= names, workload.name)
-            self.assertTrue(workload.rivals & {"pushd", "pushd-wsgi"})
+            self.assertTrue(workload.rivals & {"pushd", "pushd-asgi", "pushd-wsgi"})
 
     def test_families(self) -> None:
         """Workloads of a family follow each other, as they share a table."""
@@ -712,6 +726,37 @@ class PublishingTests(SynchronousTestCase):
         self.assertEqual([scaled(100, 0.25), scaled(10, 0.001)], [25, 1])
 
 
+class ApplicationsTests(SynchronousTestCase):
+    """ASGI applications: the same paths on every server, and a topic beside a group."""
+
+    def setUp(self) -> None:
+        self.commands: list[Sequence[str]] = []
+        # What a server has spent at each look, in microseconds.
+        self.spent = iter(range(0, 10_000, 100))
+        self.patch(applications, "run_load", self._run_load)
+        self.server = Server(PUSHD, Path())
+        self.server.cpu = lambda: float(next(self.spent))  # type: ignore[method-assign]
+
+    def _run_load(self, command: Sequence[str], look: Callable[[str], None]) -> Mapping[str, Any]:
+        self.commands.append(command)
+        look("start")
+        look("end")
+        return {"units": 2 if "/subscribe/" in command else 20, "busy": 0.5}
+
+    def test_echo(self) -> None:
+        """An echo costs the CPU time between the gates, divided by the number of messages."""
+        self.assertEqual(applications.run_echo(self.server, 1), {"a2.cpu": 5, "busy": 0.5})
+        self.assertEqual(applications.run_consumer(self.server, 1)["a3.cpu"], 5)
+        paths = [command[command.index("--path") + 1] for command in self.commands]
+        self.assertEqual(paths, ["/echo/", "/consumer/"])
+
+    def test_topic(self) -> None:
+        """A topic is compared with the group on the same server."""
+        found = applications.run_topic(self.server, 1)
+        self.assertEqual(found, {"a6.cpu": 5, "a6.share": 0.1, "busy": 0.5})
+        self.assertEqual(applications.run_group(self.server, 1)["a5.cpu"], 50)
+
+
 class NodesTests(SynchronousTestCase):
     """Two nodes over Redis are measured in turns with one in memory."""
 
@@ -720,6 +765,51 @@ class NodesTests(SynchronousTestCase):
         self.patch(shutil, "which", lambda name: None)
         error = self.assertRaises(Trouble, nodes.run_nodes, Server(PUSHD, Path()), 1)
         self.assertIn("apt-get install redis-server", str(error))
+
+
+class CapacityTests(SynchronousTestCase):
+    """Very many connections: the limit of open files, and how the server is started."""
+
+    def test_limit(self) -> None:
+        """The limit is raised as far as the kernel allows."""
+        limits = [(100, 200)]
+
+        def setrlimit(_: int, limit: tuple[int, int]) -> None:
+            if limit[1] > 200:
+                raise ValueError("not allowed to raise maximum limit")
+            limits.append(limit)
+
+        self.patch(resource, "getrlimit", lambda _: limits[-1])
+        self.patch(resource, "setrlimit", setrlimit)
+        self.assertEqual(raise_descriptors(150), 200)
+        self.assertEqual(limits[-1], (200, 200))
+        self.assertEqual(raise_descriptors(300), 200)
+        self.patch(resource, "setrlimit", lambda _, limit: limits.append(limit))
+        self.assertEqual(raise_descriptors(300), 300)
+        self.assertEqual(limits[-1], (300, 300))
+
+    def test_locked(self) -> None:
+        """A limit that may not be changed at all is returned as it is."""
+
+        def setrlimit(_: int, limit: tuple[int, int]) -> None:
+            raise OSError("not permitted")
+
+        self.patch(resource, "getrlimit", lambda _: (100, 200))
+        self.patch(resource, "setrlimit", setrlimit)
+        self.assertEqual(raise_descriptors(300), 100)
+
+    def test_too_low(self) -> None:
+        """If the limit is too low, the line says which one, and what can be measured."""
+        self.patch(capacity, "raise_descriptors", lambda needed: 20_000)
+        capacity.allow_connections(19_700)
+        error = self.assertRaises(Trouble, capacity.allow_connections, 50_000)
+        self.assertIn("need 50,300 open files, and the limit is 20,000", str(error))
+        self.assertIn("--scale 0.39", str(error))
+
+    def test_too_low_to_start(self) -> None:
+        """Then nothing is started."""
+        self.patch(capacity, "raise_descriptors", lambda needed: 1000)
+        self.assertRaises(Trouble, capacity.run_capacity, Server(PUSHD, Path()), 1)
 
 
 class CommandTests(SynchronousTestCase):

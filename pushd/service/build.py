@@ -45,6 +45,7 @@ from pushd.protocols.websocket.protocol import PushFactory
 from pushd.schedule.coalescing import CoalescingClock
 from pushd.schedule.histogram import Histogram
 from pushd.schedule.ticks import lateness_of
+from pushd.service.broker_wait import BrokerWait
 from pushd.service.daemon import Drain, PushService
 from pushd.service.lifespan import LifespanService
 from pushd.service.listening import PortService
@@ -98,6 +99,9 @@ _DEMO_FILES = {
     "/test/": ("test.html", "demo/test.js", "demo/timeline.js"),
     "/play/publish/": ("topics.html", "demo/topics.js", "demo/costs.js"),
 }
+
+# Where publications are posted at the public port.
+_TOPICS = b"/topics/"
 
 # Requests to the control port whose body may be larger than a message.
 _LARGE_BODIES = {b"/publish": max_batch_body}
@@ -207,6 +211,10 @@ def build(settings: Settings, runtime: Runtime) -> PushService:
         readiness.checks.append(lifespan.fault)
         service.interrupting.append(lifespan.interrupt)
         service.addService(lifespan)
+    if isinstance(state.broker, RedisBroker) and isinstance(runtime.reactor, ReactorBase):
+        # After the application's, which lets requests in.
+        ports = (*service.public, *service.control)
+        service.addService(BrokerWait(runtime.reactor, state.broker.tried, ports))
     return service
 
 
@@ -378,7 +386,7 @@ def _build_public_site(
 
 def _find_authorizer(settings: Settings) -> AuthorizeFunction | None:
     """Return the operator's authorizer, or that of the application; None without one."""
-    if settings.authorize is not None or settings.wsgi is None:
+    if settings.authorize is not None or (settings.wsgi is None and settings.asgi is None):
         return settings.authorize
     return find_authorizer()
 
@@ -448,6 +456,7 @@ def _build_collector(
         },
         limits=inputs.live.limits,
         memory=inputs.memory,
+        clocks=(inputs.runtime.reactor, inputs.clock),
     )
 
 
@@ -470,6 +479,7 @@ def public_policy(
         memory=memory,
         limits=live.limits,
         wall=wall,
+        is_publication=lambda path: path.startswith(_TOPICS),
         page_headers=live.page_headers,
     )
 
@@ -496,6 +506,7 @@ def control_policy(
         memory=memory,
         limits=live.limits,
         wall=wall,
+        is_publication=lambda path: True,
         large_bodies=_LARGE_BODIES,
         freed_last=True,
     )

@@ -5,7 +5,7 @@ What is counted as it happens is in ``pushd.access.counters``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -134,6 +134,7 @@ class MetricsCollector(Collector):
     :param threads: thread pools by what their threads do.
     :param fault: returns why the broker cannot be reached, or None if it can.
     :param histograms: by name and help text.
+    :param clocks: the reactor, and each clock that has timers of its own.
     """
 
     site: PushdSite
@@ -145,6 +146,7 @@ class MetricsCollector(Collector):
     histograms: Mapping[tuple[str, str], Histogram]
     limits: Limits
     memory: Memory
+    clocks: Sequence[IReactorTime]
 
     def collect(self) -> Iterator[Metric]:
         """Read the metrics: a few milliseconds for ten thousand connections."""
@@ -163,6 +165,11 @@ class MetricsCollector(Collector):
             self.limits.max_connections,
         )
         yield from self._threads()
+        yield GaugeMetricFamily(
+            "pushd_timers",
+            "Calls that are scheduled for later: by timeouts, views and scheduled publications.",
+            sum(len(clock.getDelayedCalls()) for clock in self.clocks),
+        )
         yield from self._memory()
 
     def _memory(self) -> Iterator[Metric]:
