@@ -188,7 +188,7 @@ def test_crashes(tmp_path: Path, sync: str) -> None:
                 with ports.daemon(tmp_path, "--state-sync", sync) as daemon:
                     share = (kill + 1) * COUNT // (KILLS + 1)
                     goal = COUNT if kill == KILLS else share - random.randrange(BATCH * 10)
-                    wait_until(lambda goal=goal: publisher.done >= goal)  # type: ignore[misc]  # its default
+                    wait_until(lambda goal=goal: publisher.done >= goal)
                     if kill < KILLS:
                         sleep(random.random() * 0.05)
                         os.kill(daemon.pid, signal.SIGKILL)
