@@ -192,9 +192,10 @@ def build(settings: Settings, runtime: Runtime) -> PushService:
         control=[_control_port(runtime.reactor, one, control) for one in settings.control],
         application=application if isinstance(application, AsgiGateway) else None,
     )
-    if isinstance(state.broker, StoredBroker):
-        service.addService(StateService(state.broker))
-        inputs.counters.register(StateCollector(state.broker))
+    stored = state.broker if isinstance(state.broker, StoredBroker) else None
+    inputs.counters.register(StateCollector(stored))
+    if stored is not None:
+        service.addService(StateService(stored))
     service.appliers.append(live.apply)
     service.stopping += [runtime.threads.stop, public.policy.throttle.stop]
     blocking = BlockingPublisher(views.publisher, runtime.threads)
