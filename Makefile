@@ -196,12 +196,15 @@ announce:
 
 # The other servers of the benchmark have an environment of their own. The results list those that
 # could not be installed as missing.
-.venv/bench/.ready: setup.cfg pyproject.toml bench/requirements.txt | $(BIN)/pip
+.venv/bench/.ready: setup.cfg pyproject.toml bench/requirements.txt bench/requirements-others.txt \
+		| $(BIN)/pip
 	@echo 'Installing pushd and the servers to compare with into .venv/bench ...'
 	$(APT_INSTALL)
 	command -v g++ > /dev/null || apt_install g++ libc6-dev < /dev/null
 	$(BIN)/python -m venv .venv/bench
 	$(subst $(BIN),.venv/bench/bin,$(INSTALL)) -e . -r bench/requirements.txt < /dev/null
+	$(BIN)/python -m venv .venv/bench/others
+	$(subst $(BIN),.venv/bench/others/bin,$(INSTALL)) -r bench/requirements-others.txt < /dev/null
 	if command -v npm > /dev/null; then
 		npm install --prefix .venv/bench/node --no-audit --no-fund --silent ws < /dev/null || true
 	fi

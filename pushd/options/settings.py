@@ -322,8 +322,17 @@ class Settings:
             "max-message",
             "SIZE",
             Size(1, 1 << 30),
-            "Maximum size of a WebSocket message, of a publication and of a request body. Larger "
-            "ones are rejected with 1009 or 413.",
+            "Maximum size of a WebSocket message and of a publication. Larger ones are rejected "
+            "with 1009 or 413.",
+            live=True,
+        ),
+        Option(
+            LIMITS,
+            "max-body",
+            "SIZE",
+            Size(1, 1 << 40),
+            "Maximum size of the body of a request to a view or an application, such as an upload. "
+            "Larger ones are rejected with 413.",
             live=True,
         ),
         Option(

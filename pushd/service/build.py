@@ -100,6 +100,9 @@ _DEMO_FILES = {
     "/play/publish/": ("topics.html", "demo/topics.js", "demo/costs.js"),
 }
 
+# Where publications are posted at the public port.
+_TOPICS = b"/topics/"
+
 # Requests to the control port whose body may be larger than a message.
 _LARGE_BODIES = {b"/publish": max_batch_body}
 
@@ -383,7 +386,7 @@ def _build_public_site(
 
 def _find_authorizer(settings: Settings) -> AuthorizeFunction | None:
     """Return the operator's authorizer, or that of the application; None without one."""
-    if settings.authorize is not None or settings.wsgi is None:
+    if settings.authorize is not None or (settings.wsgi is None and settings.asgi is None):
         return settings.authorize
     return find_authorizer()
 
@@ -476,6 +479,7 @@ def public_policy(
         memory=memory,
         limits=live.limits,
         wall=wall,
+        is_publication=lambda path: path.startswith(_TOPICS),
         page_headers=live.page_headers,
     )
 
@@ -502,6 +506,7 @@ def control_policy(
         memory=memory,
         limits=live.limits,
         wall=wall,
+        is_publication=lambda path: True,
         large_bodies=_LARGE_BODIES,
         freed_last=True,
     )

@@ -36,7 +36,7 @@ from pushd.service.socket_file import SocketFile, unix_path
 _log = Logger(namespace="pushd.service")
 
 # Connections that may wait to be accepted, unless the endpoint says otherwise.
-_BACKLOG = 2048
+_BACKLOG = 65535
 
 # Seconds without data after which the kernel sends a keepalive probe, and seconds without an
 # acknowledgement after which it drops a connection.
