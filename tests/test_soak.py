@@ -200,25 +200,31 @@ class LedgerTests(SynchronousTestCase):
         self.position.began("e:0", False, asked=False)
         self.get(1, 2, 3)
         self.time += PATIENCE - 1
-        self.assertFalse(self.position.behind())
+        self.assertFalse(self.position.behind(0))
         self.time += 1
-        self.assertTrue(self.position.behind())
+        self.assertTrue(self.position.behind(0))
         self.get(4, 5)
         self.ledger.note("a", "e", 6, "6 1.0 x", "a publisher")
-        self.assertFalse(self.position.behind())
+        self.assertFalse(self.position.behind(0))
         self.time += PATIENCE
-        self.assertTrue(self.position.behind())
+        self.assertTrue(self.position.behind(0))
+
+    def test_unknown(self) -> None:
+        """One without a position is behind if something was published while it was there."""
+        self.time += PATIENCE
+        self.assertTrue(self.position.behind(1000.0))
+        self.assertFalse(self.position.behind(1001.0))
 
     def test_old_epoch(self) -> None:
         """One that was not told of a new epoch is behind; one in a newer epoch is not."""
         self.position.began("e:5", False, asked=False)
         self.ledger.note("a", "f", 1, "1 2.0 x", "a publisher")
         self.time += PATIENCE
-        self.assertTrue(self.position.behind())
+        self.assertTrue(self.position.behind(0))
         for epoch, offset in (("f", 1), ("g", 0)):
             other = Position(self.ledger, "a", "sse 1")
             other.began(f"{epoch}:{offset}", False, asked=False)
-            self.assertFalse(other.behind())
+            self.assertFalse(other.behind(0))
 
     def test_times(self) -> None:
         """Publications with the same data are counted once for each id."""
@@ -266,7 +272,7 @@ class BlindPositionTests(SynchronousTestCase):
         self.publish(5)
         self.assertEqual((self.position.id, self.faults.lines), ("e:5", []))
         self.time += PATIENCE
-        self.assertFalse(self.position.behind())
+        self.assertFalse(self.position.behind(0))
 
     def test_repeated_data(self) -> None:
         """Data that is published again and again is counted from what follows it."""

@@ -13,6 +13,7 @@ from twisted.logger import LogLevel
 
 from pushd.gateways.application import Application
 from pushd.gateways.asgi.scope import Application as AsgiApplication
+from pushd.protocols.certificate import explain
 from pushd.protocols.http.policy import DEFAULT_CSP
 from pushd.views.authorizer import AuthorizeFunction
 from pushd.views.routes import Routes, load, load_routes
@@ -65,6 +66,8 @@ def parse_listen(given: tuple[str, ...]) -> tuple[str, ...]:
             port = getattr(serverFromString(None, plain), "_port", 0)
         except Exception as error:
             # Plugins that parse endpoints may raise anything.
+            if (reason := explain(error)) is not None:
+                raise ValueError(f"{reason}{which}") from None
             raise ValueError(f"{_ENDPOINT}{which} ({error})") from None
         if isinstance(port, int) and not 0 <= port <= _MAX_PORT:
             raise ValueError(f"must have a port from 0 to {_MAX_PORT}; got {port}")

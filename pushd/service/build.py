@@ -45,6 +45,7 @@ from pushd.protocols.websocket.protocol import PushFactory
 from pushd.schedule.coalescing import CoalescingClock
 from pushd.schedule.histogram import Histogram
 from pushd.schedule.ticks import lateness_of
+from pushd.service.broker_wait import BrokerWait
 from pushd.service.daemon import Drain, PushService
 from pushd.service.lifespan import LifespanService
 from pushd.service.listening import PortService
@@ -210,6 +211,10 @@ def build(settings: Settings, runtime: Runtime) -> PushService:
         readiness.checks.append(lifespan.fault)
         service.interrupting.append(lifespan.interrupt)
         service.addService(lifespan)
+    if isinstance(state.broker, RedisBroker) and isinstance(runtime.reactor, ReactorBase):
+        # After the application's, which lets requests in.
+        ports = (*service.public, *service.control)
+        service.addService(BrokerWait(runtime.reactor, state.broker.tried, ports))
     return service
 
 

@@ -74,7 +74,6 @@ class EndpointTests(OptionsTestCase):
                 "nonsense:1",
                 "tcp:1:2:3:4:5:6",
                 "tcp:1:colour=red",
-                "ssl:8443:privateKey=nowhere.pem",
                 "systemd:domain=IPX:index=0",
                 "systemd:domain=INET",
                 "systemd:domain=INET:index=first",
@@ -82,6 +81,12 @@ class EndpointTests(OptionsTestCase):
                 "haproxy:tcp:web",
             ):
                 self.assert_mistake(option, endpoint, "tcp:8080", "unix:/run/pushd.sock")
+
+    def test_certificate(self) -> None:
+        """For files that cannot be used the error says what is wrong with them."""
+        self.assert_mistake("listen", "ssl:1:privateKey=nowhere.pem", "nowhere.pem cannot be read")
+        (self.folder / "empty.pem").write_bytes(b"")
+        self.assert_mistake("control", "ssl:1:privateKey=empty.pem", "must hold a certificate and")
 
     def test_port(self) -> None:
         """A port out of range is refused before anything listens."""

@@ -41,6 +41,9 @@ _CUTS = {1006, 1013}
 # What stands for a code when an event stream ends in order.
 _STREAM_ENDED = 1013
 
+# Seconds after connecting in which a subscription may not have begun.
+_SETTLED = 2.0
+
 # When a client has stalled that does not read at the moment: later than any time.
 _NOW = 1e18
 
@@ -164,13 +167,14 @@ class Client(asyncio.Protocol):
     def check(self) -> None:
         """Add a fault for each topic whose publications are late."""
         ledger, now = self.world.ledger, self.world.ledger.now()
-        if not self.connected or now - max(self._since, self._calm_since) < self._patience:
+        since = max(self._since, self._calm_since)
+        if not self.connected or now - since < self._patience:
             return
         for position in self.positions():
-            if position.behind():
+            if position.behind(since + _SETTLED):
                 self._fault(
                     f"{position.topic}: is at {position.id}, and should have had "
-                    f"{_join(ledger.due(position.topic))} {self._patience:g} s ago"
+                    f"{ledger.due(position.topic)} {self._patience:g} s ago"
                 )
                 self._since = now
 
@@ -357,8 +361,9 @@ class Client(asyncio.Protocol):
         self._timer = asyncio.get_running_loop().call_later(after, call)
 
     def _send(self, data: bytes) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(data)
+        transport = self._transport
+        if transport is not None and self._way is not Way.SHUT and not transport.is_closing():
+            transport.write(data)
 
     def _delivered(self, data: str) -> None:
         tally, sent = self.world.tally, sent_at(data)

@@ -7,6 +7,7 @@ import asyncio
 import shutil
 import sys
 from collections.abc import Sequence
+from signal import SIG_IGN, SIGHUP, SIGTERM, default_int_handler, getsignal, signal
 
 from tests.soak.soak import Plan, Say, Soak
 
@@ -48,6 +49,11 @@ def main(arguments: Sequence[str], say: Say = say) -> int:
     if shutil.which("redis-server") is None:
         say("soak: redis-server is not installed: apt-get install redis-server")
         return 1
+    # The daemons would inherit from nohup that it is ignored, and would not reload.
+    if getsignal(SIGHUP) is SIG_IGN:
+        signal(SIGHUP, lambda number, frame: None)
+    # What it has started must not outlive it.
+    signal(SIGTERM, default_int_handler)
     plan = Plan(
         seconds=60 * given.minutes,
         clients=given.clients,
@@ -62,3 +68,6 @@ def main(arguments: Sequence[str], say: Say = say) -> int:
     except OSError as error:
         say(f"soak: FAILED: {error}")
         return 1
+    except KeyboardInterrupt:
+        say("soak: interrupted")
+        return 130

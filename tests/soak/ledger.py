@@ -23,8 +23,12 @@ REPEATED = "again "
 
 @dataclass
 class Faults:
-    """What went wrong: the first lines, and how many there are."""
+    """What went wrong: the first lines, and how many there are.
 
+    :param say: is told each of these lines at once.
+    """
+
+    say: Callable[[str], object] = str
     lines: list[str] = field(default_factory=list)
     count: int = 0
 
@@ -33,6 +37,7 @@ class Faults:
         self.count += 1
         if len(self.lines) < _KEPT:
             self.lines.append(line)
+            self.say(f"FAULT: {line}")
 
 
 @dataclass(frozen=True)
@@ -131,12 +136,12 @@ class Ledger:
         """Return how many times this data was published."""
         return self._times[topic, hash(data)]
 
-    def due(self, topic: str) -> tuple[str, int] | None:
-        """Return the last id that every subscriber of a topic must have by now."""
+    def due(self, topic: str) -> tuple[float, str, int] | None:
+        """Return the last id that every subscriber of a topic must have, and when it was told."""
         due, old = self._due[topic], self.now() - self.limits.patience
         while len(due) > 1 and due[1][0] <= old:
             due.popleft()
-        return due[0][1:] if due and due[0][0] <= old else None
+        return due[0] if due and due[0][0] <= old else None
 
     def missed(self, topic: str, epoch: str, offset: int) -> int:
         """Return how many publications an epoch of a topic has beyond this one."""
@@ -145,10 +150,10 @@ class Ledger:
     def age(self, topic: str, epoch: str) -> int:
         """Return the place of an epoch among those of a topic: the later, the larger.
 
-        An epoch without publications is the last one; no epoch comes before all others.
+        An epoch without publications is the last one.
         """
         order = list(self._ends[topic])
-        return order.index(epoch) if epoch in order else len(order) if epoch else -1
+        return order.index(epoch) if epoch in order else len(order)
 
 
 class Position:
@@ -214,13 +219,17 @@ class Position:
         self._set(epoch, offset)
         self._ledger.note(self.topic, epoch, offset, data, self._name)
 
-    def behind(self) -> bool:
-        """Whether a publication is missing that it must have by now."""
+    def behind(self, since: float) -> bool:
+        """Whether a publication is missing that it must have by now, as it is there since then."""
         due = self._ledger.due(self.topic)
-        if due is None or due[0] == self.epoch:
-            return due is not None and self.offset < due[1]
-        age = self._ledger.age
-        return age(self.topic, self.epoch) < age(self.topic, due[0])
+        if due is None:
+            return False
+        when, epoch, offset = due
+        if not self.epoch:
+            return when >= since
+        if epoch == self.epoch:
+            return self.offset < offset
+        return self._ledger.age(self.topic, self.epoch) < self._ledger.age(self.topic, epoch)
 
     def _set(self, epoch: str, offset: int) -> None:
         self.epoch, self.offset, self._known = epoch, offset, self._ledger.now()
@@ -260,10 +269,10 @@ class BlindPosition(Position):
             self._waiting.append(data)
             self._anchor()
 
-    def behind(self) -> bool:
-        """Whether a publication is missing that it must have by now."""
+    def behind(self, since: float) -> bool:
+        """Whether a publication is missing that it must have by now, as it is there since then."""
         self._anchor()
-        return super().behind()
+        return super().behind(since)
 
     def _anchor(self) -> None:
         """Find out where the subscription is, if it is known by now."""

@@ -78,7 +78,10 @@ class Node:
         return int(self.daemon.wait_for(_CONTROL)[1])
 
     async def read_metrics(self) -> dict[str, float]:
-        """Return the sum of each metric over all of its labels. Raises ``OSError``."""
+        """Return the sum of each metric over all of its labels, and over those of a transport.
+
+        Raises ``OSError``.
+        """
         control = Control(self.control_port)
         try:
             _, body = await control.ask(get("/metrics"))
@@ -87,7 +90,8 @@ class Node:
         sums: dict[str, float] = {}
         for family in text_string_to_metric_families(body.decode()):
             for sample in family.samples:
-                sums[sample.name] = sums.get(sample.name, 0) + sample.value
+                for name in (sample.name, f"{sample.name} {sample.labels.get('transport')}"):
+                    sums[name] = sums.get(name, 0) + sample.value
         return sums
 
     async def reload(self, patience: float) -> bool:

@@ -27,7 +27,8 @@ class Resource:
 
 MEMORY = Resource("memory", "MiB", Allowance(6.0, 0.05))
 DESCRIPTORS = Resource("descriptors beside connections", "", Allowance(8.0), rest=2)
-TIMERS = Resource("timers", "", Allowance(12.0, 0.1), rest=4)
+# Each long poll has one.
+TIMERS = Resource("timers beside those of polls", "", Allowance(12.0, 0.1), rest=4)
 # The pool of views keeps its threads for the next.
 THREADS = Resource("threads", "", Allowance(6.0, 0.1), rest=64)
 KEYS = Resource("keys", "", Allowance(8.0, 0.02))
@@ -64,7 +65,7 @@ def measure_node(pid: int, metrics: Mapping[str, float]) -> dict[Resource, float
     return {
         MEMORY: int(status["VmRSS"].split()[0]) * 1024 / _MIB,
         DESCRIPTORS: len(list((place / "fd").iterdir())) - metrics["pushd_connections"],
-        TIMERS: metrics["pushd_timers"],
+        TIMERS: metrics["pushd_timers"] - metrics["pushd_connections longpoll"],
         THREADS: int(status["Threads"]),
     }
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from bench.descriptors import raise_descriptors
 from tests.soak.clients import MIX, Client, Habits, StreamClient, Tally, V1Client, World
@@ -71,12 +72,12 @@ class Plan:
     @property
     def patience(self) -> float:
         """Seconds until anything is late."""
-        return min(30.0, max(8.0, self.seconds / 20))
+        return min(30.0, max(6.0, self.seconds / 20))
 
     @property
     def history_ttl(self) -> float:
         """Seconds that the daemons keep publications."""
-        return min(60.0, max(10.0, self.seconds / 30))
+        return min(60.0, max(5.0, self.seconds / 30))
 
     @property
     def sample(self) -> float:
@@ -95,7 +96,7 @@ class Soak:
     def __init__(self, plan: Plan, say: Say) -> None:
         self._plan = plan
         self._say = say
-        self._faults = Faults()
+        self._faults = Faults(say)
         self._random = Random(plan.seed)
         limits = Limits(100, plan.history_ttl, plan.patience)
         self._ledger = Ledger(limits, time.monotonic, self._faults)
@@ -113,6 +114,7 @@ class Soak:
         needed = self._plan.clients + _RESERVED
         if (limit := raise_descriptors(needed)) < needed:
             raise OSError(f"{needed} open files are needed, and the limit is {limit} (ulimit -Hn)")
+        asyncio.get_running_loop().set_exception_handler(self._failed)
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pushd-soak-")))
             stack.enter_context(self._redis.running())
@@ -121,6 +123,11 @@ class Soak:
             clients, publishers = await self._soak()
             report_errors(self._nodes, self._faults)
         return self._report(clients, publishers)
+
+    def _failed(self, loop: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
+        """Add a fault for an exception in a client."""
+        error = context.get("exception")
+        self._faults.add(f"{context['message']}: {context.get('protocol')}: {error!r}")
 
     async def _soak(self) -> tuple[list[Client], Publishers]:
         plan = self._plan
@@ -268,8 +275,8 @@ class Soak:
             publishers.check()
             if not left and publishers.waits == 0:
                 return
-        self._faults.lines += [f"{one.name} did not get the last publications" for one in left]
-        self._faults.count += len(left)
+        for client in left:
+            self._faults.add(f"{client.name} did not get the last publications")
 
     async def _leave(
         self, clients: Sequence[Client], before: Mapping[str, Mapping[Resource, float]]
@@ -346,8 +353,6 @@ class Soak:
             p50, p99 = (1000 * find_percentile(tally.delays, share) for share in (0.5, 0.99))
             longest = 1000 * max(tally.delays)
             say(f"delay of live deliveries: p50 {p50:g} ms, p99 {p99:g} ms, max {longest:g} ms")
-        for line in self._faults.lines:
-            say(f"FAULT: {line}")
         grown = [
             f"{one.name} grew by {one.growth:,.1f} {one.unit}".rstrip()
             + f" ({one.allowed:,.1f} allowed)"
