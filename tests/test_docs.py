@@ -49,7 +49,7 @@ ROOT = Path(__file__).parent.parent
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/**/*.md")]
 
 # The languages of fenced blocks. Add others here, so that no block of Python goes unnoticed.
-LANGUAGES = {"python", "sh", "html", "js", "ini", "nginx", "text", "toml"}
+LANGUAGES = {"python", "sh", "html", "js", "ini", "nginx", "text", "toml", "{toctree}"}
 
 
 class Block(NamedTuple):
