@@ -37,10 +37,12 @@ apt_install() {
 }
 endef
 
-# Options for "make run", such as ARGS='--listen tcp:9000', for "make bench" and for "make fuzz".
+# Options for "make run", such as ARGS='--listen tcp:9000', for "make bench", "make fuzz" and
+# "make soak".
 ARGS ?=
 BENCH ?=
 FUZZ ?=
+SOAK ?=
 
 ##@ Main targets
 
@@ -49,7 +51,7 @@ run: announce .venv/.run  ## Start the daemon and print its URL; ARGS='--listen 
 	exec $(BIN)/twistd -n --pidfile= pushd $(ARGS)
 
 .PHONY: test
-test: check live slow-paths asyncio browser  ## Run all checks and tests, as CI does
+test: check live slow-paths asyncio systemd browser  ## Run all checks and tests, as CI does
 	@echo 'make test: all checks and tests passed'
 
 ##@ Parts of "make test"
@@ -71,7 +73,8 @@ types: .venv/.dev  ## mypy in strict mode
 unit: .venv/.dev  ## The in-memory tests, with 100 % line and branch coverage
 	# Not pytest-cov: pytest loads pushd's own plugin before pytest-cov would start to measure.
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -q -n 2 tests --ignore tests/live --ignore tests/browser
+	$(BIN)/coverage run -m pytest -q -n 2 tests \
+		--ignore tests/live --ignore tests/browser --ignore tests/systemd
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 
@@ -86,9 +89,12 @@ django: .venv/.django  ## The Django tests on the oldest supported Django; "unit
 	PYTHONPATH=.venv/django $(BIN)/pytest -q tests/django
 
 .PHONY: live
-live: systemd nginx haproxy caddy redis  ## Tests with real sockets and processes, proxies and Redis
-	# More workers than cores, as these tests mostly wait. One file runs in one worker.
-	$(BIN)/pytest -q -n 4 --dist loadfile tests/live
+live: systemd-analyze nginx haproxy caddy redis  ## Tests with real sockets and processes, proxies and Redis
+	# More workers than cores, as these tests mostly wait. One file runs in one worker: those that
+	# take longest come first.
+	$(BIN)/pytest -q -n 6 --dist loadfile --no-loadscope-reorder \
+		$(addprefix tests/live/test_,attacks.py proxies.py tls.py redis_presence.py \
+		redis_broker.py slow_links.py packaging.py topics.py) tests/live
 
 .PHONY: slow-paths
 slow-paths: .venv/.dev  ## A part of the tests again, with --fast-paths off
@@ -101,6 +107,13 @@ slow-paths: .venv/.dev  ## A part of the tests again, with --fast-paths off
 asyncio: .venv/.dev  ## A part of the live tests again, with --loop asyncio
 	PUSHD_LOOP=asyncio $(BIN)/pytest -q -n 2 --dist loadfile \
 		tests/live/test_demo.py tests/live/test_topics.py
+
+.PHONY: systemd
+systemd: systemd-analyze redis  ## Tests under a systemd, in namespaces (1 min); needs root
+	@$(APT_INSTALL)
+	# The service runs with the system's Python: it cannot see one in a home directory.
+	/usr/bin/python3 -c 'import ensurepip, venv' 2> /dev/null || apt_install python3-venv < /dev/null
+	$(if $(filter 0,$(shell id -u)),,sudo )$(BIN)/python -m tests.systemd
 
 .PHONY: browser
 browser: chromium nginx haproxy  ## Tests of the web pages in Chromium
@@ -120,6 +133,10 @@ asgi: redis .venv/asgi/.ready  ## Serve ASGI applications of many frameworks (2 
 .PHONY: fuzz
 fuzz: .venv/.dev  ## Look for input that breaks pushd, 10 min; FUZZ='--minutes 60'
 	$(BIN)/python -m tests.fuzz $(FUZZ)
+
+.PHONY: soak
+soak: redis .venv/.dev  ## See that nothing leaks or is lost, an hour; SOAK='--minutes 5'
+	$(BIN)/python -m tests.soak $(SOAK)
 
 .PHONY: format
 format: .venv/.dev  ## Reformat the code and apply ruff's fixes
@@ -217,8 +234,8 @@ $(BIN)/pip:
 	$(PYTHON) -m venv --clear .venv
 
 # The tests check the systemd units with systemd-analyze.
-.PHONY: systemd
-systemd: .venv/.dev
+.PHONY: systemd-analyze
+systemd-analyze: .venv/.dev
 	@$(APT_INSTALL)
 	if ! command -v systemd-analyze > /dev/null; then
 		echo 'Installing systemd, for systemd-analyze ...'

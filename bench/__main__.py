@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import os
-import resource
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TypeVar
 from bench.build import build
 from bench.catalogue import CATALOGUE
 from bench.chart import draw_chart
+from bench.descriptors import raise_descriptors
 from bench.growth import measure_growth
 from bench.machine import describe_machine
 from bench.report import CHART, DOCUMENT, FOLDER, Report, put_into, write_report
@@ -162,12 +162,6 @@ def choose_workloads(given: str | None, known: Sequence[Workload], *, slow: bool
     """
     chosen = choose(given, {one.name: one for one in known})
     return [one for one in chosen if given is not None or slow or not one.slow]
-
-
-def raise_descriptors() -> None:
-    """Raise the limit of open files to the hard limit; the processes we start inherit it."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 if __name__ == "__main__":

@@ -22,9 +22,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bench.__main__ import choose, raise_descriptors
+from bench.__main__ import choose
 from bench.build import build
 from bench.catalogue import PUSHD
+from bench.descriptors import raise_descriptors
 from bench.results import Results
 from bench.rival import Rival, Start
 from bench.runner import Say, rotate, say

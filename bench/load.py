@@ -15,10 +15,13 @@ from bench.server import Trouble
 LIMIT = 180
 
 
-def run_load(arguments: Sequence[str], at_gate: Callable[[str], None]) -> Mapping[str, Any]:
+def run_load(
+    arguments: Sequence[str], at_gate: Callable[[str], None], limit: float = LIMIT
+) -> Mapping[str, Any]:
     """Run the load generator and return its result; ``at_gate`` is called at each gate.
 
-    Raises ``Trouble`` if a payload is missing, wrong or out of order.
+    It is killed after ``limit`` seconds. Raises ``Trouble`` if a payload is missing, wrong or out
+    of order.
     """
     process = subprocess.Popen(
         [str(LOAD), *arguments],
@@ -28,7 +31,7 @@ def run_load(arguments: Sequence[str], at_gate: Callable[[str], None]) -> Mappin
         text=True,
     )
     assert process.stdin is not None and process.stdout is not None
-    timer = Timer(LIMIT, process.kill)
+    timer = Timer(limit, process.kill)
     timer.start()
     try:
         for line in process.stdout:

@@ -44,6 +44,8 @@ class Start:
     control: str | None = None
     #: Environment variables in addition to our own.
     environment: Mapping[str, str] = field(default_factory=dict)
+    #: File descriptors that it inherits.
+    descriptors: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

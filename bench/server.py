@@ -44,12 +44,13 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                pass_fds=start.descriptors,
             )
         try:
             self.port = self._find_port(start.ready, start.port)
             self.control_port = self._find_port(start.control) if start.control else self.port
         except BaseException:
-            self._stop()
+            self.stop()
             raise
         return self
 
@@ -59,7 +60,22 @@ class Server:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._stop()
+        self.stop()
+
+    def stop(self, patience: float = 1) -> None:
+        """End it, and kill it if that takes more than ``patience`` seconds.
+
+        Some servers take long to close thousands of connections; that is not measured.
+        """
+        assert self._process is not None
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(patience)
+        except subprocess.TimeoutExpired:
+            for pid in reversed(find_family(self._process.pid)):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self._process.wait()
 
     def cpu(self) -> float:
         """Return the CPU time spent so far, in microseconds."""
@@ -83,18 +99,6 @@ class Server:
             self._family()
             time.sleep(0.02)
         raise self._complain("did not listen in time")
-
-    def _stop(self) -> None:
-        assert self._process is not None
-        self._process.send_signal(signal.SIGTERM)
-        try:
-            # Some servers take long to close thousands of connections; that is not measured.
-            self._process.wait(1)
-        except subprocess.TimeoutExpired:
-            for pid in reversed(find_family(self._process.pid)):
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            self._process.wait()
 
     def _complain(self, words: str) -> Trouble:
         log = self._log.read_text(errors="replace").splitlines()[-8:]

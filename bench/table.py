@@ -39,13 +39,17 @@ def tabulate(results: Results, rivals: Sequence[Rival], measures: Sequence[Measu
 def tabulate_ratios(
     results: Results, rivals: Sequence[Rival], measures: Sequence[Measure], ours: str = "pushd"
 ) -> str:
-    """Format the ratios of our figure to each rival's: below 1, ours is lower."""
+    """Format the ratios of our figure to each rival's: below 1, ours is lower.
+
+    Measures that no rival shares have no row; if there are none, the table is empty.
+    """
     others = [rival for rival in rivals if rival.name != ours]
     rows = [["", *(rival.title for rival in others)]]
     for measure in measures:
-        cells = [format_number(results.ratio(measure.key, ours, rival.name)) for rival in others]
-        rows.append([measure.title, *cells])
-    return make_table(rows)
+        ratios = [results.ratio(measure.key, ours, rival.name) for rival in others]
+        if any(ratio is not None for ratio in ratios):
+            rows.append([measure.title, *map(format_number, ratios)])
+    return make_table(rows) if rows[1:] else ""
 
 
 def tabulate_goals(results: Results, measures: Sequence[Measure], ours: str = "pushd") -> str:

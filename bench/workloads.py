@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from bench.capacity import CAPACITY
 from bench.load import run_load
 from bench.nodes import NODES
 from bench.pages import PAGES
@@ -201,4 +202,5 @@ WORKLOADS: tuple[Workload, ...] = (
     *PAGES,
     *SECURE,
     *NODES,
+    *CAPACITY,
 )

@@ -11,6 +11,8 @@ PushdError
 ├── BadToken                a token that cannot be trusted
 │   └── TokenExpired        a token that was valid
 ├── Unavailable             the broker cannot be reached, or refuses
+├── StateUnusable           the directory of --state cannot be used
+├── StateDamaged            the database there is torn, or not pushd's
 ├── RedisUnavailable        Redis cannot be reached at the moment
 ├── RedisMisconfigured      Redis or its address must be changed first
 ├── RedisError              Redis answered with an error
@@ -175,6 +177,14 @@ class Unavailable(PushdError):
     """
 
     retry_after = 5
+
+
+class StateUnusable(PushdError):
+    """The directory of ``--state`` cannot be used until something there is changed."""
+
+
+class StateDamaged(PushdError):
+    """The database in the directory of ``--state`` is torn, or not one of pushd's."""
 
 
 class RedisUnavailable(PushdError):

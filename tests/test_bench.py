@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from xml.etree import ElementTree
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from bench import nodes, publishing
+from bench import capacity, nodes, publishing
 from bench.__main__ import choose, choose_workloads, main, make_parser
 from bench.build import is_older
 from bench.catalogue import CATALOGUE, PUSHD, version_of
@@ -35,6 +36,7 @@ from bench.compare import (
     tabulate_comparison,
 )
 from bench.compare import main as compare
+from bench.descriptors import raise_descriptors
 from bench.growth import SIZES, Growth
 from bench.load import check_result, parse_line
 from bench.machine import describe_machine, find_memory, find_processor
@@ -244,11 +246,12 @@ class TableTests(SynchronousTestCase):
         )
 
     def test_ratios(self) -> None:
-        """The ratios have a column for each rival, but none for pushd."""
+        """The ratios have a column for each rival, none for pushd, and no row without a ratio."""
         self.assertEqual(
-            tabulate_ratios(RESULTS, RIVALS, (CPU,)).splitlines()[::2],
+            tabulate_ratios(RESULTS, RIVALS, (CPU, LATE)).splitlines()[::2],
             ["|  | Floor | Other |", "| W9 sums: CPU each | 1.8 | 0.01 |"],
         )
+        self.assertEqual(tabulate_ratios(RESULTS, RIVALS, (LATE,)), "")
 
     def test_goals(self) -> None:
         """A measure without samples is left out; one without a goal has a dash."""
@@ -342,6 +345,17 @@ class ReportTests(SynchronousTestCase):
         ):
             self.assertIn(words, text)
         self.assertNotIn("its log", text)
+
+    def test_application(self) -> None:
+        """Where pushd runs as another rival, with an application, the figures are that one's."""
+        ours = make_rival("pushd-wsgi")
+        results = make_results({"pushd-wsgi": {"w9.cpu": [3.0]}, "other": {"w9.cpu": [6.0]}})
+        workload = make_workload(CPU, rivals=frozenset({"pushd-wsgi", "other"}))
+        text = replace(
+            self.report, results=results, rivals=(OURS, ours, OTHER), workloads=(workload,)
+        ).as_markdown()
+        self.assertIn("| W9 sums: CPU each | 0.50 |", text)
+        self.assertIn("| W9 sums: CPU each, µs | 3.0 | 3.0 to 3.0 | 1 |", text)
 
     def test_without_us(self) -> None:
         """Without pushd there are no ratios or goals; empty sections are left out."""
@@ -720,6 +734,51 @@ class NodesTests(SynchronousTestCase):
         self.patch(shutil, "which", lambda name: None)
         error = self.assertRaises(Trouble, nodes.run_nodes, Server(PUSHD, Path()), 1)
         self.assertIn("apt-get install redis-server", str(error))
+
+
+class CapacityTests(SynchronousTestCase):
+    """Very many connections: the limit of open files, and how the server is started."""
+
+    def test_limit(self) -> None:
+        """The limit is raised as far as the kernel allows."""
+        limits = [(100, 200)]
+
+        def setrlimit(_: int, limit: tuple[int, int]) -> None:
+            if limit[1] > 200:
+                raise ValueError("not allowed to raise maximum limit")
+            limits.append(limit)
+
+        self.patch(resource, "getrlimit", lambda _: limits[-1])
+        self.patch(resource, "setrlimit", setrlimit)
+        self.assertEqual(raise_descriptors(150), 200)
+        self.assertEqual(limits[-1], (200, 200))
+        self.assertEqual(raise_descriptors(300), 200)
+        self.patch(resource, "setrlimit", lambda _, limit: limits.append(limit))
+        self.assertEqual(raise_descriptors(300), 300)
+        self.assertEqual(limits[-1], (300, 300))
+
+    def test_locked(self) -> None:
+        """A limit that may not be changed at all is returned as it is."""
+
+        def setrlimit(_: int, limit: tuple[int, int]) -> None:
+            raise OSError("not permitted")
+
+        self.patch(resource, "getrlimit", lambda _: (100, 200))
+        self.patch(resource, "setrlimit", setrlimit)
+        self.assertEqual(raise_descriptors(300), 100)
+
+    def test_too_low(self) -> None:
+        """If the limit is too low, the line says which one, and what can be measured."""
+        self.patch(capacity, "raise_descriptors", lambda needed: 20_000)
+        capacity.allow_connections(19_700)
+        error = self.assertRaises(Trouble, capacity.allow_connections, 50_000)
+        self.assertIn("need 50,300 open files, and the limit is 20,000", str(error))
+        self.assertIn("--scale 0.39", str(error))
+
+    def test_too_low_to_start(self) -> None:
+        """Then nothing is started."""
+        self.patch(capacity, "raise_descriptors", lambda needed: 1000)
+        self.assertRaises(Trouble, capacity.run_capacity, Server(PUSHD, Path()), 1)
 
 
 class CommandTests(SynchronousTestCase):

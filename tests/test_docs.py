@@ -38,6 +38,7 @@ from pushd.views.request import Request
 from pushd.views.threads import BlockingWebSocket
 from tests.support import django_site
 from tests.support.fake_network import FakeNetwork
+from tests.support.fences import find_fences
 from tests.support.keyring import secret_keys, token
 from tests.support.loopback import Loopback
 
@@ -59,20 +60,6 @@ class Block(NamedTuple):
     def code(self) -> CodeType:
         """The compiled block; in tracebacks its name takes the place of the file."""
         return compile(self.source, self.name, "exec")
-
-
-def find_fences(text: str) -> Iterator[tuple[str, str, str]]:
-    """Yield the heading above, the language and the text of every fenced block."""
-    heading = ""
-    lines = iter(text.splitlines(keepends=True))
-    for line in lines:
-        if line.startswith("#"):
-            heading = line.strip("# \n")
-        elif line.startswith("```"):
-            language = line.strip("` \n")
-            # Taken from the same iterator, so that comments in the block do not count as headings.
-            body = "".join(iter(lambda: next(lines), "```\n"))
-            yield heading, language, body
 
 
 def find_blocks(document: str, text: str) -> dict[str, Block]:

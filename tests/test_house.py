@@ -35,10 +35,11 @@ TOP = {"__init__", "__main__", "errors", "pytest_plugin"}
 
 # Folders between which imports are forbidden, even where the order of the rooms allows them: the
 # importing one, the imported one, and subfolders of the first that may. Options read the address of
-# a Redis; only the service builds the broker.
+# a Redis; only the service builds the brokers.
 APART = (
     ("protocols.http", "protocols.websocket", frozenset[str]()),
     ("topics", "topics.redis", frozenset({"topics.redis"})),
+    ("topics", "topics.state", frozenset({"topics.state"})),
 )
 
 # Functions that may import the global reactor: twistd's, and runpushd, which replaces twistd.

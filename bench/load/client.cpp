@@ -225,7 +225,11 @@ void Client::watch(bool writable) {
 }
 
 void Client::fail(const char *kind, std::string_view detail) {
-    _crowd.faults.note(kind, detail);
+    if (_crowd.lenient) {
+        _crowd.broken++;
+    } else {
+        _crowd.faults.note(kind, detail);
+    }
     end();
 }
 

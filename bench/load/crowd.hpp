@@ -54,6 +54,9 @@ class Crowd {
     const Target target;
     Faults faults;
     std::vector<std::unique_ptr<Client>> clients;
+    // Whether connections may break: they are counted, and are no faults.
+    bool lenient = false;
+    uint32_t broken = 0;
     // Current handshakes, current open connections; total frames and pings received.
     uint32_t arriving = 0, open = 0;
     uint64_t frames = 0, pings = 0;

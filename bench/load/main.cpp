@@ -40,13 +40,14 @@ int main(int count, char **arguments) {
         workloads{{"demo", load::demo},
                   {"fanout", load::fanout},
                   {"idle", load::idle},
+                  {"restart", load::restart},
                   {"handshake", load::handshake},
                   {"echo", load::echo},
                   {"stream", load::stream},
                   {"post", load::post}};
     const auto found = workloads.find(count > 1 ? arguments[1] : "");
     if (found == workloads.end() || count % 2) {
-        std::fprintf(stderr, "load demo|fanout|idle|handshake|echo|stream|post --port PORT --path PATH ...\n");
+        std::fprintf(stderr, "load demo|fanout|idle|restart|handshake|echo|stream|post --port PORT --path PATH ...\n");
         return 2;
     }
     signal(SIGPIPE, SIG_IGN);

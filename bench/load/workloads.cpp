@@ -1,6 +1,9 @@
 #include "workloads.hpp"
 
+#include <algorithm>
+#include <cstdlib>
 #include <deque>
+#include <map>
 
 #include "payload.hpp"
 
@@ -147,6 +150,110 @@ void idle(Crowd &crowd, const Options &options, Line &result) {
     if (pinged && unpinged()) crowd.faults.note("ping", std::to_string(unpinged()) + " not pinged");
     if (crowd.open != connections) crowd.faults.note("cut", "not all connections are still open");
     result.add("units", crowd.open).add("pings", crowd.pings - before);
+}
+
+// Subscribers that are idle for a while, then get some publications, each after all deliveries of
+// the last, and come back when the server is restarted, as browsers do: after a random time, which
+// doubles whenever they fail. Then they get one more publication.
+void restart(Crowd &crowd, const Options &options, Line &result) {
+    const uint32_t subscribers = options.count("subscribers", 50000);
+    const double first_delay = 0.5, longest_delay = 20;
+    // What `since` says of a client: it publishes, it was there first, or it has come back.
+    constexpr int64_t PUBLISHER = -1, FIRST = 0, BACK = 1;
+    std::deque<std::string> published;
+    std::vector<double> took;
+    uint64_t delivered = 0;
+    bool well = true;
+    crowd.opened = [&](Client &client) { client.got = uint32_t(published.size()); };
+    crowd.received = [&](Client &client, std::string_view payload) {
+        if (client.since == PUBLISHER) return;
+        if (client.got >= published.size() || payload != published[client.got]) {
+            return crowd.faults.note("payload", payload);
+        }
+        client.got++;
+        delivered++;
+    };
+    auto publish = [&](uint32_t times) {
+        Client &publisher = crowd.add(options.text("publish"));
+        publisher.since = PUBLISHER;
+        publisher.connect();
+        // Servers may subscribe a client some time after the 101.
+        well = well && crowd.run_until([&] { return !crowd.arriving; });
+        crowd.run_for(1);
+        for (uint32_t at = 0; well && at < times; at++) {
+            delivered = 0;
+            const int64_t begun = now();
+            published.push_back(make_payload(uint32_t(published.size()), 1, 128));
+            publisher.send(published.back());
+            well = crowd.run_until([&] {
+                return delivered >= subscribers || !crowd.faults.none();
+            }) && crowd.faults.none();
+            took.push_back((now() - begun) / 1e6);
+        }
+        publisher.leave(NORMAL);
+        crowd.run_until([&] { return publisher.stage == Client::Stage::GONE; });
+    };
+    rehearse(crowd, options.text("path"), options.count("rehearse", 100));
+    gate("empty");
+    for (uint32_t at = 0; at < subscribers; at++) crowd.add(options.text("path"));
+    well = crowd.arrive() && crowd.faults.none();
+    crowd.run_for(1);
+    gate("connected");
+    crowd.run_for(options.number("idle", 30));
+    gate("quiet");
+    publish(1);
+    took.clear();
+    gate("start");
+    Busy busy;
+    publish(options.count("times", 5));
+    busy.add_to(result);
+    gate("end");
+    result.add("deliveries", uint64_t(subscribers) * took.size());
+    result.add("seconds_to_all", percentile(took, 0.5) / 1e3);
+
+    // By the time at which they connect again: how long they may have to wait if they fail.
+    std::multimap<int64_t, double> absent;
+    uint32_t left = 0;
+    auto come_later = [&](double within) {
+        const double wait = within * std::rand() / RAND_MAX;
+        absent.emplace(now() + int64_t(wait * 1e9), within);
+    };
+    std::map<const Client *, double> coming;
+    crowd.lenient = true;
+    crowd.gone = [&](Client &client) {
+        left += client.since == FIRST;
+        const auto found = coming.find(&client);
+        const double last = found == coming.end() ? 0 : found->second;
+        coming.erase(&client);
+        come_later(last ? std::min(2 * last, longest_delay) : first_delay);
+    };
+    crowd.opened = [&](Client &client) {
+        coming.erase(&client);
+        client.got = uint32_t(published.size());
+    };
+    gate("restart");
+    const int64_t begun = now();
+    well = well && crowd.run_until([&] {
+        while (!absent.empty() && absent.begin()->first <= now()) {
+            Client &client = crowd.add(options.text("path"));
+            client.since = BACK;
+            coming[&client] = absent.begin()->second;
+            absent.erase(absent.begin());
+            client.connect();
+        }
+        return left == subscribers && crowd.open == subscribers;
+    });
+    result.add("back", (now() - begun) / 1e9).add("broken", crowd.broken);
+    crowd.lenient = false;
+    crowd.gone = [](Client &) {};
+    crowd.run_for(1);
+    gate("back");
+    if (well) publish(1);
+    crowd.run_for(0.1);
+    if (!well || delivered != subscribers || crowd.open != subscribers) {
+        crowd.faults.note("back", "not all subscribers have come back");
+    }
+    result.add("units", crowd.open);
 }
 
 // Handshake, then close: a few connections at a time, as fast as the server accepts them.

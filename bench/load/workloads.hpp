@@ -24,6 +24,7 @@ class Options {
 void demo(Crowd &, const Options &, Line &);
 void fanout(Crowd &, const Options &, Line &);
 void idle(Crowd &, const Options &, Line &);
+void restart(Crowd &, const Options &, Line &);
 void handshake(Crowd &, const Options &, Line &);
 void echo(Crowd &, const Options &, Line &);
 void stream(Crowd &, const Options &, Line &);

@@ -14,6 +14,7 @@ from twisted.logger import LogLevel
 from pushd.access.keys import read_secret
 from pushd.gateways.application import Application
 from pushd.gateways.asgi.scope import Application as AsgiApplication
+from pushd.protocols.certificate import explain
 from pushd.protocols.http.policy import DEFAULT_CSP
 from pushd.topics.publication import check_topic
 from pushd.views.authorizer import AuthorizeFunction
@@ -67,6 +68,8 @@ def parse_listen(given: tuple[str, ...]) -> tuple[str, ...]:
             port = getattr(serverFromString(None, plain), "_port", 0)
         except Exception as error:
             # Plugins that parse endpoints may raise anything.
+            if (reason := explain(error)) is not None:
+                raise ValueError(f"{reason}{which}") from None
             raise ValueError(f"{_ENDPOINT}{which} ({error})") from None
         if isinstance(port, int) and not 0 <= port <= _MAX_PORT:
             raise ValueError(f"must have a port from 0 to {_MAX_PORT}; got {port}")
@@ -111,6 +114,16 @@ def parse_folder(given: str | None) -> Path | None:
     if not given or not folder.is_dir():
         raise ValueError("must be a directory that exists")
     return folder.resolve()
+
+
+def parse_state(given: str | None) -> Path | None:
+    """Return the absolute path of a directory that exists, or can be made in one that does."""
+    if given is None:
+        return None
+    folder = Path(given).resolve()
+    if not given or not (folder.is_dir() or (not folder.exists() and folder.parent.is_dir())):
+        raise ValueError("must be a directory, or a new one in a directory that exists")
+    return folder
 
 
 def number(least: int, most: int) -> Callable[[str], int]:

@@ -37,6 +37,7 @@ from pushd.options.parsers import (
     parse_personal,
     parse_root_path,
     parse_secret_file,
+    parse_state,
     parse_stragglers,
     parse_switch,
     parse_views,
@@ -47,6 +48,7 @@ from pushd.protocols.http.policy import DEFAULT_CSP
 from pushd.topics.history import Retention
 from pushd.topics.redis.address import RedisAddress, parse_broker
 from pushd.topics.rules import Rules
+from pushd.topics.state.database import SYNCS
 from pushd.views.authorizer import AuthorizeFunction
 from pushd.views.demo import ticker
 from pushd.views.routes import Routes
@@ -472,6 +474,25 @@ class Settings:
             "dropped first.",
         ),
         prefix="history-",
+    )
+    state: Path | None = setting(
+        TOPICS,
+        "state",
+        "DIRECTORY",
+        parse_state,
+        "Directory in which publications, their ids and idempotency keys outlive the process. "
+        "Without it, and without a Redis, a restart empties all topics. Only one process can use "
+        "it.",
+    )
+    state_sync: str = setting(
+        TOPICS,
+        "state-sync",
+        "always|second|none",
+        one_of(*SYNCS),
+        "When a publication in the directory of --state is safe from a loss of power: always "
+        "before it is answered and delivered; after a second at most; or when the system writes "
+        "it.",
+        default="second",
     )
     #: Rules for topics. They have no option: they are tables of the configuration file.
     rules: Rules = combined_setting(lambda values: Rules(values.get("rules", ())), Rules)

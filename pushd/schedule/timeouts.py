@@ -52,12 +52,16 @@ class TimeoutQueue(Generic[Key]):
     def __iter__(self) -> Iterator[Key]:
         return iter(self._due)
 
-    def start(self, key: Key) -> None:
-        """Start the timeout of a key, or restart it."""
+    def start(self, key: Key, ago: float = 0.0) -> None:
+        """Start the timeout of a key, or restart it.
+
+        :param ago: for how long it has run already; that of no key before is shorter.
+        """
+        wait = max(0.0, self._timeout - ago)
         self._due.pop(key, None)
-        self._due[key] = self._clock.seconds() + self._timeout
+        self._due[key] = self._clock.seconds() + wait
         if self._call is None:
-            self._call = self._clock.callLater(self._timeout, self._expire)
+            self._call = self._clock.callLater(wait, self._expire)
 
     def stop(self, key: Key) -> None:
         """Remove a key; does nothing if it has no timeout."""

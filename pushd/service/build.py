@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from asyncio import AbstractEventLoop
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from twisted.internet.base import ReactorBase
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 
 from pushd.access.admission import Admission
 from pushd.access.authorization import Authorizer
@@ -47,11 +48,13 @@ from pushd.protocols.websocket.protocol import PushFactory
 from pushd.schedule.coalescing import CoalescingClock
 from pushd.schedule.histogram import Histogram
 from pushd.schedule.ticks import lateness_of
+from pushd.service.broker_wait import BrokerWait
 from pushd.service.daemon import Drain, PushService
 from pushd.service.lifespan import LifespanService
 from pushd.service.listening import PortService
-from pushd.service.metrics import MetricsCollector, PoolUsage, TopicCollector
+from pushd.service.metrics import MetricsCollector, PoolUsage, StateCollector, TopicCollector
 from pushd.service.reload import LiveSettings
+from pushd.service.state import StateService
 from pushd.topics.attendance import Attendances
 from pushd.topics.broker import Broker, MemoryBroker
 from pushd.topics.history import History, Retention
@@ -63,11 +66,16 @@ from pushd.topics.redis.broker import RedisBroker
 from pushd.topics.redis.scripts import RedisNames
 from pushd.topics.rules import Rule, Rules, default_access
 from pushd.topics.scheduled import ScheduledPublications
+from pushd.topics.state.broker import StateDependencies, StoredBroker
+from pushd.topics.state.database import Database
+from pushd.topics.state.writer import CallerThread, Disk, Writer
 from pushd.views.authorizer import AuthorizeFunction, TopicAuthorizer
 from pushd.views.exchange import ViewDependencies
 from pushd.views.inprocess import InProcess
 from pushd.views.runner import Threads, ViewRunner
 from pushd.views.threads import BlockingPublisher, Bridge
+
+_log = Logger(namespace="pushd.service")
 
 # Names and help texts of the histograms.
 _LATENESS = (
@@ -125,6 +133,8 @@ class Runtime:
     :param lag: how late the reactor's timers are, in seconds.
     :param allow_connections: returns how many of the wanted connections the process can have.
     :param loop: asyncio's event loop, if the reactor runs on one.
+    :param disk: runs what waits for the disk of ``--state``.
+    :param log_folders: where the activity log of ``--state`` may be; see ``find_memory``.
     """
 
     reactor: Any
@@ -135,6 +145,8 @@ class Runtime:
     lag: Histogram = field(default_factory=Histogram)
     allow_connections: Callable[[int], int] = lambda wanted: wanted
     loop: AbstractEventLoop | None = None
+    disk: Disk = field(default_factory=CallerThread)
+    log_folders: Sequence[Path] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +200,9 @@ def build(settings: Settings, runtime: Runtime) -> PushService:
         control=[_control_port(runtime.reactor, one, control) for one in settings.control],
         application=application if isinstance(application, AsgiGateway) else None,
     )
+    if isinstance(state.broker, StoredBroker):
+        service.addService(StateService(state.broker))
+        inputs.counters.register(StateCollector(state.broker))
     service.appliers.append(live.apply)
     service.stopping += [runtime.threads.stop, public.policy.throttle.stop]
     blocking = BlockingPublisher(views.publisher, runtime.threads)
@@ -204,6 +219,10 @@ def build(settings: Settings, runtime: Runtime) -> PushService:
         readiness.checks.append(lifespan.fault)
         service.interrupting.append(lifespan.interrupt)
         service.addService(lifespan)
+    if isinstance(state.broker, RedisBroker) and isinstance(runtime.reactor, ReactorBase):
+        # After the application's, which lets requests in.
+        ports = (*service.public, *service.control)
+        service.addService(BrokerWait(runtime.reactor, state.broker.tried, ports))
     return service
 
 
@@ -224,9 +243,7 @@ def _build_state(inputs: _BuildInputs) -> DaemonState:
     """Build what holds topics, scheduled publications and connections."""
     runtime, settings = inputs.runtime, inputs.settings
     rules = inputs.live.rules
-    broker = make_broker(
-        settings.broker, runtime.reactor, settings.retention, _make_name, inputs.memory.add, rules
-    )
+    broker = _build_broker(inputs)
     inputs.memory.watch_history(broker)
     memory = inputs.memory
     hub = Hub(
@@ -254,6 +271,28 @@ def _build_state(inputs: _BuildInputs) -> DaemonState:
         default_rule=partial(_make_default_rule, settings, inputs.live),
         permissions=permissions,
         revoker=Revoker(connections, permissions, broker.revocations),
+    )
+
+
+def _build_broker(inputs: _BuildInputs) -> Broker:
+    """Build the broker that the settings ask for."""
+    runtime, settings, grown = inputs.runtime, inputs.settings, inputs.memory.add
+    rules, retention = inputs.live.rules, settings.retention
+    if settings.state is None or settings.broker is not None:
+        if settings.state is not None:
+            _log.info("--state is not used: topics are kept in Redis", event="state_unused")
+        return make_broker(settings.broker, runtime.reactor, retention, _make_name, grown, rules)
+    database = Database(settings.state, settings.state_sync)
+    return StoredBroker(
+        runtime.reactor,
+        History(runtime.reactor, retention, _make_name, grown, rules),
+        StateDependencies(
+            database=database,
+            writer=Writer(database, runtime.reactor, runtime.disk),
+            wall=runtime.wall,
+            make_name=_make_name,
+            log_folders=runtime.log_folders,
+        ),
     )
 
 
@@ -451,6 +490,7 @@ def _build_collector(
         },
         limits=inputs.live.limits,
         memory=inputs.memory,
+        clocks=(inputs.runtime.reactor, inputs.clock),
     )
 
 

@@ -135,9 +135,11 @@ class PushService(MultiService):
         self._scheduled.stop()
         await self._wait(self._presence.leave(), _LAST_REQUESTS)
         self._presence.stop()
-        self._broker.stop()
+        # With systemd's sockets, publishers wait there for the next process from now on. Until then
+        # the broker takes what they publish.
         closed = gatherResults([port.close() for port in self.control], consumeErrors=True)
         await self._wait(closed, _LAST_REQUESTS)
+        self._broker.stop()
         await super().stopService()
 
     def _wait(self, awaited: Deferred[Any], seconds: float | None = None) -> Deferred[None]:

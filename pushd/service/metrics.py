@@ -5,7 +5,7 @@ What is counted as it happens is in ``pushd.access.counters``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -26,6 +26,7 @@ from pushd.protocols.http.site import PushdSite
 from pushd.protocols.websocket.protocol import PushFactory
 from pushd.schedule.histogram import Histogram
 from pushd.topics.broker import Broker
+from pushd.topics.state.broker import StoredBroker
 
 # Transports of messages: all but plain HTTP.
 _TRANSPORTS = ("websocket", "sse", "longpoll")
@@ -99,6 +100,31 @@ class TopicCollector(Collector):
         )
 
 
+class StateCollector(Collector):
+    """Reads the metrics of ``--state``."""
+
+    def __init__(self, broker: StoredBroker) -> None:
+        self._broker = broker
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield how much is on disk, and how much is not yet."""
+        yield GaugeMetricFamily(
+            "pushd_state_up",
+            "1 if the directory of --state can be written, else 0.",
+            int(self._broker.writer.reason is None),
+        )
+        yield GaugeMetricFamily(
+            "pushd_state_unwritten",
+            "Publications that are not written to the directory of --state yet.",
+            self._broker.unwritten,
+        )
+        yield GaugeMetricFamily(
+            "pushd_state_bytes",
+            "Bytes that the database of --state takes on disk.",
+            self._broker.writer.size,
+        )
+
+
 @dataclass(kw_only=True, eq=False)
 class MetricsCollector(Collector):
     """Reads, when ``/metrics`` is requested, every metric that is not counted as things happen.
@@ -108,6 +134,7 @@ class MetricsCollector(Collector):
     :param threads: thread pools by what their threads do.
     :param fault: returns why the broker cannot be reached, or None if it can.
     :param histograms: by name and help text.
+    :param clocks: the reactor, and each clock that has timers of its own.
     """
 
     site: PushdSite
@@ -119,6 +146,7 @@ class MetricsCollector(Collector):
     histograms: Mapping[tuple[str, str], Histogram]
     limits: Limits
     memory: Memory
+    clocks: Sequence[IReactorTime]
 
     def collect(self) -> Iterator[Metric]:
         """Read the metrics: a few milliseconds for ten thousand connections."""
@@ -128,7 +156,7 @@ class MetricsCollector(Collector):
             yield HistogramMetricFamily(name, about, buckets=one.buckets, sum_value=one.sum)
         yield GaugeMetricFamily(
             "pushd_broker_up",
-            "1 if the topic broker is reachable, else 0 (always 1 for memory).",
+            "1 if it is possible to publish, else 0: Redis or the disk of --state cannot be used.",
             int(self.fault() is None),
         )
         yield GaugeMetricFamily(
@@ -137,6 +165,11 @@ class MetricsCollector(Collector):
             self.limits.max_connections,
         )
         yield from self._threads()
+        yield GaugeMetricFamily(
+            "pushd_timers",
+            "Calls that are scheduled for later: by timeouts, views and scheduled publications.",
+            sum(len(clock.getDelayedCalls()) for clock in self.clocks),
+        )
         yield from self._memory()
 
     def _memory(self) -> Iterator[Metric]:

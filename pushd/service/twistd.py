@@ -28,6 +28,8 @@ from pushd.service.process import Signals, allow_connections, log_memory_limit
 from pushd.service.reactor import event_loop_of, poll_directly, run_on_monotonic_time
 from pushd.service.reload import Reloader
 from pushd.service.systemd import Notifier
+from pushd.topics.state.activity_log import find_memory
+from pushd.topics.state.writer import CallerThread, Disk, WriterThread
 from pushd.views.threads import ViewThreads
 
 # Seconds that systemd allows for a stop beyond the drain: for answers, Close frames, and a reserve.
@@ -73,12 +75,12 @@ def makeService(
     )
     service.addService(notifier)
     service.stopping.append(lambda: notifier.stopping(service.limits.drain + _STOP_RESERVE))
-    reloader = Reloader(options, service.appliers)
+    ports = (*service.public, *service.control)
+    reloader = Reloader(options, service.appliers, [port.read_certificate for port in ports])
 
     def reload() -> None:
         notifier.reloading()
-        reloader.reload()
-        notifier.ready()
+        notifier.ready(refused=not reloader.reload())
 
     signals = Signals(reactor, interrupt=service.interrupt, cut=service.cut, reload=reload)
     service.addService(signals)
@@ -91,11 +93,12 @@ def makeService(
 
 def _make_runtime(reactor: Any, settings: Settings, lag: Histogram) -> Runtime:
     wall, cork, loop = reactor.seconds, Cork(), event_loop_of(reactor)
+    disk: Disk = CallerThread()
     # A fake reactor in a test keeps the time of that test.
     if isinstance(reactor, ReactorBase):
         run_on_monotonic_time(reactor, time.monotonic)
         poll_directly(reactor, cork)
-        wall = time.time
+        wall, disk = time.time, WriterThread(reactor)
     return Runtime(
         reactor=reactor,
         threads=ViewThreads(
@@ -110,6 +113,8 @@ def _make_runtime(reactor: Any, settings: Settings, lag: Histogram) -> Runtime:
         lag=lag,
         allow_connections=allow_connections,
         loop=loop,
+        disk=disk,
+        log_folders=find_memory(os.environ),
     )
 
 

@@ -23,9 +23,9 @@ from pushd.topics.publication import Id, Publication, Replay, size_of
 KEY_TTL = 300
 _MAX_KEYS = 100_000
 
-# How many bytes of a long list are published in one iteration of the reactor, approximately: as
-# many as Twisted passes to the kernel per connection and iteration, with room for framing.
-_SLICE = 1 << 16
+#: How many bytes of a long list are published in one iteration of the reactor, approximately: as
+#: many as Twisted passes to the kernel per connection and iteration, with room for framing.
+SLICE = 1 << 16
 
 _log = Logger(namespace="pushd.topics")
 
@@ -186,7 +186,7 @@ class MemoryBroker:
         # The ids of the publications that had a key, by topic and key.
         self._ids: OrderedDict[tuple[str, str], Id] = OrderedDict()
         self._keys: TimeoutQueue[tuple[str, str]] = TimeoutQueue(
-            clock, timeout=KEY_TTL, expired=self._ids.pop
+            clock, timeout=KEY_TTL, expired=self._forget_key
         )
 
     @property
@@ -282,7 +282,7 @@ class MemoryBroker:
     async def _publish_all(self, drafts: Sequence[Draft]) -> list[Id]:
         ids, size = [], 0
         for draft in drafts:
-            if size > _SLICE:
+            if size > SLICE:
                 # Let the sockets take what there is, or these publications alone would be more
                 # than subscribers may have unsent.
                 await deferLater(self._clock, 0)
@@ -314,10 +314,16 @@ class MemoryBroker:
 
     def _remember(self, key: tuple[str, str], id: Id) -> None:
         if len(self._ids) >= _MAX_KEYS:
-            self._keys.stop(self._ids.popitem(last=False)[0])
+            oldest = next(iter(self._ids))
+            self._keys.stop(oldest)
+            self._forget_key(oldest)
             self._warn_of_forgotten_keys()
         self._ids[key] = id
         self._keys.start(key)
+
+    def _forget_key(self, key: tuple[str, str]) -> None:
+        """Forget the oldest key."""
+        del self._ids[key]
 
     def _warn_of_forgotten_keys(self) -> None:
         now = self._clock.seconds()

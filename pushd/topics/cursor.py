@@ -39,6 +39,11 @@ that node has settled. The base is right nevertheless for the topics that the cu
 client has received those publications. It says nothing of a topic that begins at this node, which
 remains an exception until the node has settled the base.
 
+**A new generation** comes with a Redis that has lost its data, and ends all subscriptions of the
+old one. A connection whose subscriptions have all waited for Redis takes over the new one when the
+first of them begins: with a cursor of the old one, a client that has just been told where it is
+could not resume. If one has begun before, the connection is about to be closed, and keeps the old.
+
 **Subscribing and unsubscribing.** A topic is registered with its position before any topic is
 subscribed to, as the first event of one carries the positions of all. A topic that begins with what
 comes next has no position before its subscription has begun; until then nothing was promised. One
@@ -160,7 +165,16 @@ class CursorTracker:
     :param cursor: where the connection resumes.
     """
 
-    __slots__ = ("_ahead", "_base", "_behind", "_exceptions", "_generation", "_horizon", "_waiting")
+    __slots__ = (
+        "_ahead",
+        "_base",
+        "_begun",
+        "_behind",
+        "_exceptions",
+        "_generation",
+        "_horizon",
+        "_waiting",
+    )
 
     def __init__(self, horizon: Horizon, cursor: Cursor | None = None) -> None:
         self._horizon = horizon
@@ -175,6 +189,8 @@ class CursorTracker:
         # Topics that are exceptions although they are live, each with the sequence from which on
         # the base holds for it, too.
         self._ahead: dict[str, int] = {}
+        # Whether a subscription has begun.
+        self._begun = False
 
     def started(self, topic: str, after: Cursor | Id | None) -> None:
         """Register a topic that resumes from a cursor or an id, or begins with what comes next."""
@@ -224,7 +240,10 @@ class CursorTracker:
 
     def began(self, topic: str, id: Id, recovered: bool) -> None:
         """Note that a subscription begins after an id, which was asked for if it is recovered."""
-        if not (recovered and topic in self._behind):
+        if not self._begun and self._generation != self._horizon.generation:
+            self._change_generation()
+        self._begun = True
+        if not (recovered and topic in self._behind) or self._exceptions.get(topic) == LOST:
             self._behind.add(topic)
             self._move(topic, id)
 
@@ -246,6 +265,16 @@ class CursorTracker:
         self._behind.add(topic)
         if topic not in self._exceptions:
             self._waiting.add(topic)
+
+    def _change_generation(self) -> None:
+        """Take over a generation that has begun while all subscriptions waited for the broker."""
+        for topic, position in self._exceptions.items():
+            if isinstance(position, int):
+                self._exceptions[topic] = LOST
+        self._exceptions |= dict.fromkeys(self._waiting, LOST)
+        self._waiting.clear()
+        self._generation = self._horizon.generation
+        self._base = self._horizon.settled()
 
     def _move(self, topic: str, position: Position) -> None:
         """Note the position of a topic that is behind."""

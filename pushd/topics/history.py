@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
@@ -54,7 +54,17 @@ class Retention:
 class Topic:
     """The history of one topic."""
 
-    __slots__ = ("epoch", "floor", "held", "kept", "name", "offset", "replayed", "sequence")
+    __slots__ = (
+        "epoch",
+        "expected",
+        "floor",
+        "held",
+        "kept",
+        "name",
+        "offset",
+        "replayed",
+        "sequence",
+    )
 
     def __init__(self, name: str, epoch: str, floor: int) -> None:
         self.name = name
@@ -65,6 +75,8 @@ class Topic:
         self.sequence = self.floor = floor
         #: True while the topic has subscribers.
         self.held = False
+        #: How many publications are written elsewhere before they are added.
+        self.expected = 0
         #: The last publications by offset, without a gap.
         self.kept: dict[int, Publication] = {}
         #: What was read last, with its limit, until there is more to read, or less.
@@ -79,6 +91,22 @@ class Topic:
     def oldest(self) -> Publication:
         """The oldest publication kept."""
         return self.kept[self.offset - len(self.kept) + 1]
+
+
+class Recorder(Protocol):
+    """Told of each change of the histories, to keep them elsewhere as well."""
+
+    def added(self, topic: Topic, publication: Publication, kept: bool) -> None:
+        """Take note of a publication, before anybody knows of it, and of whether it is kept."""
+
+    def dropped(self, topic: Topic, publication: Publication) -> None:
+        """Take note that a publication is not kept any more."""
+
+    def changed(self, topic: Topic) -> None:
+        """Take note that a topic is new."""
+
+    def forgotten(self, topic: Topic) -> None:
+        """Take note that a topic was forgotten, with its epoch; it has no publications."""
 
 
 class History:
@@ -123,8 +151,10 @@ class History:
         self.bytes = 0
         #: The number of publications of all topics; the sequence of the last one.
         self.sequence = 0
-        # The highest sequence of the topics that were forgotten.
-        self._floor = 0
+        #: The highest sequence that topics may have had that were forgotten.
+        self.floor = 0
+        #: Told of each change; None if they are kept here only.
+        self.recorder: Recorder | None = None
 
     def __len__(self) -> int:
         return len(self._topics)
@@ -144,6 +174,8 @@ class History:
         self.sequence = topic.sequence = sequence = self.sequence + 1
         id = Id(topic.epoch, topic.offset)
         publication = Publication(topic.name, data, id, event, is_json, sequence)
+        if self.recorder is not None:
+            self.recorder.added(topic, publication, limit > 0)
         if limit:
             self._keep(topic, publication, limit, rule)
         else:
@@ -189,7 +221,7 @@ class History:
         """
         rule = self._rule_for(name)
         topic = self._topics.get(name)
-        floor = self._floor if topic is None else topic.floor
+        floor = self.floor if topic is None else topic.floor
         if not floor <= sequence <= self.sequence:
             return None
         topic = self._get(name)
@@ -258,6 +290,62 @@ class History:
             while topic.kept:
                 self._drop(topic.oldest)
 
+    def expect(self, name: str) -> None:
+        """Keep a topic, as its next publication is written elsewhere first, until ``settle``."""
+        self._get(name).expected += 1
+
+    def settle(self, name: str) -> None:
+        """Take note that a publication that was expected has been added, or will not be."""
+        topic = self._get(name)
+        topic.expected -= 1
+        self._touch(topic, self._rules.find(name))
+
+    def look_ahead(self, name: str) -> tuple[Topic, bool]:
+        """Return a topic that is expected, and whether its next publication will be kept."""
+        rule = self._rule_for(name)
+        return self._topics[name], self._retention.size_for(rule) > 0
+
+    def restore_topic(self, name: str, epoch: str, offset: int, sequence: int, floor: int) -> Topic:
+        """Make a topic as it was, before its publications are restored."""
+        topic = self._topics[name] = Topic(name, epoch, floor)
+        topic.offset, topic.sequence = offset, sequence
+        topic.held = True
+        return topic
+
+    def restore(self, topic: Topic, publication: Publication, age: float) -> None:
+        """Keep a publication again, after those before it.
+
+        :param age: for how many seconds it has been kept.
+        """
+        rule = self._rules.find(topic.name)
+        ttl, size = self._retention.ttl_for(rule), size_of(publication.data) + _OVERHEAD
+        queue = self._entries.get(ttl)
+        if queue is None:
+            queue = self._entries[ttl] = OrderedDict()
+        queue[publication] = (self._clock.seconds() + ttl - age, size)
+        topic.kept[publication.id.offset] = publication
+        self.bytes += size
+        if len(topic.kept) > self._retention.size_for(rule):
+            self._drop(topic.oldest)
+
+    def restored(self, sequence: int, floor: int) -> None:
+        """Go on after everything was restored: drop what has expired, and what is too much.
+
+        Each topic is kept as if its last id had been given out now.
+
+        :param sequence: of the last publication that there was.
+        :param floor: the highest sequence that topics may have had that are not here.
+        """
+        self.sequence, self.floor = sequence, max(floor, self.floor)
+        for topic in list(self._topics.values()):
+            topic.held = False
+            self._touch(topic, self._rules.find(topic.name))
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self._expire()
+        self.trim(self.bytes - self._retention.bytes)
+        self._grown(self.bytes)
+
     def stop(self) -> None:
         """Forget everything, and stop the timer."""
         self._topics.clear()
@@ -270,7 +358,9 @@ class History:
     def _get(self, name: str) -> Topic:
         topic = self._topics.get(name)
         if topic is None:
-            topic = self._topics[name] = Topic(name, self._make_epoch(), self._floor)
+            topic = self._topics[name] = Topic(name, self._make_epoch(), self.floor)
+            if self.recorder is not None:
+                self.recorder.changed(topic)
         return topic
 
     def _rule_for(self, name: str) -> Rule:
@@ -320,9 +410,12 @@ class History:
             # This is _drop, for one that is not the last of its topic, and most likely kept as
             # long as the new one.
             oldest = kept.pop(topic.offset - len(kept) + 1)
-            topic.floor = oldest.sequence
+            if oldest.sequence > topic.floor:
+                topic.floor = oldest.sequence
             entry = queue.pop(oldest, None)
             self.bytes -= self._pop_size(oldest) if entry is None else entry[1]
+            if self.recorder is not None:
+                self.recorder.dropped(topic, oldest)
         if self.bytes > self._retention.bytes:
             self.trim(self.bytes - self._retention.bytes)
         self._grown(size)
@@ -345,7 +438,9 @@ class History:
         self.bytes -= self._pop_size(publication)
         del topic.kept[publication.id.offset]
         topic.replayed = None
-        topic.floor = publication.sequence
+        topic.floor = max(topic.floor, publication.sequence)
+        if self.recorder is not None:
+            self.recorder.dropped(topic, publication)
         self._forget(topic)
 
     def _pop_size(self, publication: Publication) -> int:
@@ -358,9 +453,16 @@ class History:
 
     def _forget(self, topic: Topic) -> None:
         """Forget a topic, unless there is a reason to keep it."""
-        if not (topic.kept or topic.held or any(topic in queue for queue in self._idle.values())):
+        if not (
+            topic.kept
+            or topic.held
+            or topic.expected
+            or any(topic in queue for queue in self._idle.values())
+        ):
             del self._topics[topic.name]
-            self._floor = max(self._floor, topic.sequence)
+            self.floor = max(self.floor, topic.sequence)
+            if self.recorder is not None:
+                self.recorder.forgotten(topic)
 
     def _oldest_queue(self) -> OrderedDict[Publication, tuple[float, int]] | None:
         """Return the queue whose first publication is the oldest of all; None without any."""

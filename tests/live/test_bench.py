@@ -42,7 +42,7 @@ def programs() -> None:
 def test_driver(tmp_path: Path) -> None:
     """Pushd and the floor are measured, every payload is verified, and a report is written."""
     command = [sys.executable, "-m", "bench", "--rivals", "pushd,floor,picows"]
-    command += ["--workloads", "w2,w4,w5,p1,p2,x1", "--rounds", "1", "--scale", "0.02"]
+    command += ["--workloads", "w2,w4,w5,p1,p2,x1,c1", "--rounds", "1", "--scale", "0.02"]
     done = subprocess.run(
         [*command, "--output", str(tmp_path)],
         cwd=ROOT,
@@ -53,7 +53,7 @@ def test_driver(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     text = (tmp_path / "performance.md").read_text()
-    for words in ("W2", "W4", "W5", "P1", "P2", "X1"):
+    for words in ("W2", "W4", "W5", "P1", "P2", "X1", "C1"):
         [row, *_] = [line for line in text.splitlines() if line.startswith(f"| {words}")]
         cells = [cell.strip() for cell in row.strip("|").split("|")]
         assert "-" not in cells[:3], row

@@ -155,7 +155,11 @@ def test_units() -> None:
     names = {path.name for path in UNITS.iterdir()}
     assert names == {"pushd.service", "pushd.socket", "pushd@.service", "pushd@.socket"}
     one, many = (_settings(UNITS / f"pushd{at}.service") for at in ("", "@"))
-    changed = [line.replace("pushd.socket", "pushd@%i.socket") for line in one]
+    named = ("Environment=PUSHD_STATE=", "StateDirectory=", "RuntimeDirectory=")
+    changed = [
+        f"{line}-%i" if line.startswith(named) else line.replace("pushd.socket", "pushd@%i.socket")
+        for line in one
+    ]
     assert [line for line in many if not line.startswith("Description=")] == [
         line for line in changed if not line.startswith("Description=")
     ]

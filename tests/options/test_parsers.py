@@ -74,7 +74,6 @@ class EndpointTests(OptionsTestCase):
                 "nonsense:1",
                 "tcp:1:2:3:4:5:6",
                 "tcp:1:colour=red",
-                "ssl:8443:privateKey=nowhere.pem",
                 "systemd:domain=IPX:index=0",
                 "systemd:domain=INET",
                 "systemd:domain=INET:index=first",
@@ -82,6 +81,12 @@ class EndpointTests(OptionsTestCase):
                 "haproxy:tcp:web",
             ):
                 self.assert_mistake(option, endpoint, "tcp:8080", "unix:/run/pushd.sock")
+
+    def test_certificate(self) -> None:
+        """For files that cannot be used the error says what is wrong with them."""
+        self.assert_mistake("listen", "ssl:1:privateKey=nowhere.pem", "nowhere.pem cannot be read")
+        (self.folder / "empty.pem").write_bytes(b"")
+        self.assert_mistake("control", "ssl:1:privateKey=empty.pem", "must hold a certificate and")
 
     def test_port(self) -> None:
         """A port out of range is refused before anything listens."""
@@ -234,6 +239,23 @@ class ValueTests(OptionsTestCase):
         self.assertTrue(proxies.is_trusted("::1"))
         self.assertFalse(proxies.is_trusted("11.1.2.3"))
         self.assert_mistake("trusted-proxy", "everybody")
+
+
+class StateTests(OptionsTestCase):
+    def test_state(self) -> None:
+        """--state takes a directory, or a new one in a directory; its path is made absolute."""
+        (self.folder / "file").touch()
+        for given in (str(self.folder), str(self.folder / "new")):
+            self.assertEqual(parse("--state", given).state, Path(given))
+        self.assertIsNone(parse().state)
+        for given in ("", str(self.folder / "file"), str(self.folder / "a" / "b")):
+            self.assert_mistake("state", given, "must be a directory, or a new one")
+
+    def test_sync(self) -> None:
+        """--state-sync is second unless it is always or none."""
+        self.assertEqual(parse().state_sync, "second")
+        self.assertEqual(parse("--state-sync", "always").state_sync, "always")
+        self.assert_mistake("state-sync", "minute", "must be always, second or none")
 
 
 class RetentionTests(OptionsTestCase):

@@ -76,6 +76,13 @@ class TimeoutQueueTests(SynchronousTestCase):
         self.clock.pump([1] * 12)
         self.assertEqual(self.expired, [(10, "a"), (11, "b"), (12, "c")])
 
+    def test_begun(self) -> None:
+        """A key whose timeout has run already expires when the rest of it is over."""
+        for key, ago in (("a", 30), ("b", 8), ("c", 0)):
+            self.queue.start(key, ago)
+        self.clock.pump([0, 1, 1, 8])
+        self.assertEqual(self.expired, [(0, "a"), (2, "b"), (10, "c")])
+
     def test_stopped(self) -> None:
         """A stopped key does not expire; the others do at their times."""
         for key in "abc":

@@ -40,6 +40,7 @@ from pushd.topics.redis.broker import RedisBroker
 from pushd.topics.rules import Rules
 from pushd.views.demo import ticker
 from pushd.views.routes import Routes
+from tests.support.certificate import no_warning
 from tests.support.folder import make_folder
 from tests.support.peer import certificate_file, said
 from tests.support.recording_reactor import RecordingReactor, make_runtime
@@ -137,7 +138,8 @@ class PortsTests(SynchronousTestCase):
         folder = make_folder(self)
         (folder / "both.pem").write_bytes(certificate_file())
         endpoint = f"ssl:443:privateKey={folder}/both.pem:certKey={folder}/both.pem"
-        (line,) = self.start(listen=(endpoint,))
+        with no_warning():
+            (line,) = self.start(listen=(endpoint,))
         self.assertRegex(
             line, r"^listening on https://0\.0\.0\.0:443/ \(.*: https://127\.0\.0\.1:443/\)$"
         )

@@ -229,6 +229,21 @@ class MetricsCollectorTests(SynchronousTestCase):
         """The connection limit is exported."""
         self.assertEqual(read(self.daemon)["pushd_connections_limit"], 50)
 
+    def test_timers(self) -> None:
+        """Timers of the reactor and of the clock of views are counted until they are due."""
+        before = read(self.daemon)["pushd_timers"]
+        calls = [self.daemon.clock.callLater(delay, int) for delay in (1, 2)]
+        self.assertEqual(read(self.daemon)["pushd_timers"], before + 2)
+        calls[0].cancel()
+        self.assertEqual(read(self.daemon)["pushd_timers"], before + 1)
+        self.daemon.advance(2)
+        self.assertEqual(read(self.daemon)["pushd_timers"], before)
+        answer = self.daemon.request("POST", "/topics/a?delay=60", body=b"later", control=True)
+        assert answer is not None
+        self.assertEqual(answer.status, 202)
+        # That of the publication, and the one with which its clock waits for it.
+        self.assertEqual(read(self.daemon)["pushd_timers"], before + 2)
+
 
 class DocumentationTests(SynchronousTestCase):
     """deploy/grafana-pushd.json and docs/monitoring.md."""

@@ -109,7 +109,7 @@ class MemoryBrokerTests(SynchronousTestCase):
 
     def test_in_parts(self) -> None:
         """Many bytes take more than one iteration, and wait for room between the parts."""
-        drafts = [Draft("t", "x" * (module._SLICE + 1), None) for _ in range(3)]
+        drafts = [Draft("t", "x" * (module.SLICE + 1), None) for _ in range(3)]
         done = self.broker.publish_all(drafts)
         self.assertEqual(len(self.delivered), 1)
         self.clock.advance(0)

@@ -236,6 +236,48 @@ class TrackerTests(SynchronousTestCase):
         self.check(self.tracker.value(), "g.10~eb:2.b")
         self.assertEqual(LOST.epoch, UNKNOWN)
 
+    def test_new_generation(self) -> None:
+        """A generation that begins before the first subscription does is that of the cursor.
+
+        What was known in the old one proves nothing any more; ids do.
+        """
+        given = Cursor("g", 10, {hash_topic("g", "b"): 7, hash_topic("g", "c"): Id("ec", 2)})
+        self.tracker = CursorTracker(self.progress, given)
+        for topic in "abc":
+            self.tracker.started(topic, given)
+        self.check(self.tracker.value(), "g.10~7.b~ec:2.c")
+        self.progress.generation, self.progress.sequence = "n", 3
+        self.tracker.began("a", Id("ea", 1), False)
+        self.check_new(self.tracker.value(), f"n.3~{LOST}.b~ec:2.c~ea:1.a")
+        self.tracker.caught_up("a")
+        self.progress.sequence = 4
+        self.check_new(self.write("a", 4, offset=2), f"n.4~{LOST}.b~ec:2.c")
+        # It was found after all, at a node that had been told of the new generation.
+        self.tracker.began("b", Id("eb", 6), True)
+        self.check_new(self.tracker.value(), "n.4~ec:2.c~eb:6.b")
+
+    def check_new(self, text: str, expected: str) -> None:
+        """Check a cursor of the generation "n"."""
+        for topic in "abcd":
+            text = text.replace(hash_topic("n", topic), topic)
+        self.assertEqual(sorted(text.split("~")), sorted(expected.split("~")))
+
+    def test_waiting_for_generation(self) -> None:
+        """A topic at the base of an old generation is not at that of the new one."""
+        given = Cursor("g", 10)
+        self.tracker = CursorTracker(self.progress, given)
+        for topic in "ab":
+            self.tracker.started(topic, given)
+        self.progress.generation, self.progress.sequence = "n", 10
+        self.tracker.began("a", Id("ea", 1), False)
+        self.check_new(self.tracker.value(), f"n.10~{LOST}.b~ea:1.a")
+
+    def test_old_generation(self) -> None:
+        """A connection with a subscription of the old generation keeps that: it is closed soon."""
+        self.progress.generation = "n"
+        self.begin("c")
+        self.check(self.tracker.value(), "g.10")
+
     def test_other_node(self) -> None:
         """A cursor may be ahead of what this node knows; a topic that begins here is not."""
         given = Cursor("g", 15)

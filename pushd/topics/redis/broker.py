@@ -120,6 +120,11 @@ class RedisBroker:
         return self._commands.generation or UNKNOWN
 
     @property
+    def tried(self) -> Deferred[object]:
+        """Fires after the first attempt to connect, whatever its result."""
+        return self._reconnector.tried
+
+    @property
     def settled(self) -> int:
         """The sequence up to which every publication of followed topics was delivered."""
         return self._sync.settled

@@ -1,0 +1,1 @@
+A reload (SIGHUP) reads the certificates of ``ssl:`` endpoints of ``--listen`` and ``--control`` again: new connections get the renewed certificate, open ones stay. Files that are missing, broken or do not belong together are refused with one line, and the certificate in use stays. ``docs/deploying.md`` has a hook for certbot.
