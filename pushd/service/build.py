@@ -24,6 +24,9 @@ from pushd.access.memory import Memory
 from pushd.access.permissions import PermissionCache, Revoker
 from pushd.access.proxies import Proxies
 from pushd.access.throttle import Throttle
+from pushd.api.centrifuge.dependencies import CentrifugeDependencies
+from pushd.api.centrifuge.http_api import HttpApi
+from pushd.api.centrifuge.websocket import CentrifugeResource
 from pushd.api.health import Readiness
 from pushd.api.publish import max_batch_body, max_line
 from pushd.api.resource import DaemonState
@@ -112,7 +115,12 @@ _DEMO_FILES = {
 _TOPICS = b"/topics/"
 
 # Requests to the control port whose body may be larger than a message.
-_LARGE_BODIES = {b"/publish": max_batch_body}
+_LARGE_BODIES = {
+    b"/publish": max_batch_body,
+    b"/api/publish": max_batch_body,
+    b"/api/broadcast": max_batch_body,
+    b"/api/batch": max_batch_body,
+}
 
 
 class ThreadPools(Threads, Bridge, Protocol):
@@ -181,7 +189,9 @@ def build(settings: Settings, runtime: Runtime) -> PushService:
     readiness = Readiness(state.broker.fault)
     pool = _make_page_pool(inputs)
     application = _build_application(inputs, views, pool)
-    public = _build_public_site(inputs, state, views, pool, application)
+    topics = _build_topics(inputs, state, views, pool)
+    centrifuge = _build_centrifuge(inputs, state, views, topics)
+    public = _build_public_site(inputs, topics, application)
     control = control_site(
         runtime.reactor,
         control_policy(runtime.reactor, runtime.wall, live, inputs.counters, inputs.memory),
@@ -189,6 +199,7 @@ def build(settings: Settings, runtime: Runtime) -> PushService:
         readiness,
         state,
         replace(views, factory=_make_publishers_factory(inputs)),
+        None if centrifuge is None else HttpApi(centrifuge, settings.api_key),
     )
     inputs.counters.register(_build_collector(inputs, state, views, public))
     service = PushService(
@@ -200,9 +211,10 @@ def build(settings: Settings, runtime: Runtime) -> PushService:
         control=[_control_port(runtime.reactor, one, control) for one in settings.control],
         application=application if isinstance(application, AsgiGateway) else None,
     )
-    if isinstance(state.broker, StoredBroker):
-        service.addService(StateService(state.broker))
-        inputs.counters.register(StateCollector(state.broker))
+    stored = state.broker if isinstance(state.broker, StoredBroker) else None
+    inputs.counters.register(StateCollector(stored))
+    if stored is not None:
+        service.addService(StateService(stored))
     service.appliers.append(live.apply)
     service.stopping += [runtime.threads.stop, public.policy.throttle.stop]
     blocking = BlockingPublisher(views.publisher, runtime.threads)
@@ -387,18 +399,23 @@ def _make_page_pool(inputs: _BuildInputs) -> Pool | None:
     return inputs.runtime.threads.make_page_pool(settings.wsgi_threads)
 
 
+def _build_topics(
+    inputs: _BuildInputs, state: DaemonState, views: ViewDependencies, pool: Pool | None
+) -> TopicDependencies:
+    """Build what serves topics at the public port."""
+    authorize, authorizer = _find_authorizer(inputs.settings), None
+    if authorize is not None and pool is not None:
+        authorizer = _build_authorizer(inputs, views, state, authorize, pool)
+    return TopicDependencies(inputs.runtime.reactor, views, state, authorizer)
+
+
 def _build_public_site(
     inputs: _BuildInputs,
-    state: DaemonState,
-    views: ViewDependencies,
-    pool: Pool | None,
+    topics: TopicDependencies,
     application: WsgiGateway | AsgiGateway | None,
 ) -> PushdSite:
     """Build the site of the public port: views, topics, and an application or static files."""
     runtime, settings = inputs.runtime, inputs.settings
-    authorize, authorizer = _find_authorizer(settings), None
-    if authorize is not None and pool is not None:
-        authorizer = _build_authorizer(inputs, views, state, authorize, pool)
     return public_site(
         runtime.reactor,
         public_policy(
@@ -410,10 +427,31 @@ def _build_public_site(
             inputs.memory,
         ),
         settings.routes,
-        TopicDependencies(runtime.reactor, views, state, authorizer),
+        topics,
         StaticFiles([*_own_files(settings), shipped_client()], _hidden_files(settings)),
         application,
     )
+
+
+def _build_centrifuge(
+    inputs: _BuildInputs, state: DaemonState, views: ViewDependencies, topics: TopicDependencies
+) -> CentrifugeDependencies | None:
+    """Build what serves Centrifuge clients, and add it to the public port; None if that is off."""
+    settings = inputs.settings
+    if not settings.centrifuge:
+        return None
+    dependencies = CentrifugeDependencies(
+        state,
+        views.authorizer,
+        topics.access,
+        topics.keep_alives,
+        topics.clock,
+        personal=settings.centrifuge_personal,
+        make_name=_make_name,
+    )
+    path = f"{settings.centrifuge_path}/websocket"
+    topics.centrifuge = {path: CentrifugeResource(views, dependencies)}
+    return dependencies
 
 
 def _find_authorizer(settings: Settings) -> AuthorizeFunction | None:

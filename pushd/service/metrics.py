@@ -117,27 +117,31 @@ class ScheduleCollector(Collector):
 
 
 class StateCollector(Collector):
-    """Reads the metrics of ``--state``."""
+    """Reads the metrics of ``--state``.
 
-    def __init__(self, broker: StoredBroker) -> None:
+    :param broker: None without ``--state``.
+    """
+
+    def __init__(self, broker: StoredBroker | None) -> None:
         self._broker = broker
 
     def collect(self) -> Iterator[Metric]:
         """Yield how much is on disk, and how much is not yet."""
+        broker = self._broker
         yield GaugeMetricFamily(
             "pushd_state_up",
-            "1 if the directory of --state can be written, else 0.",
-            int(self._broker.writer.reason is None),
+            "1 if the directory of --state can be written, else 0 (always 1 without it).",
+            int(broker is None or broker.writer.reason is None),
         )
         yield GaugeMetricFamily(
             "pushd_state_unwritten",
             "Publications that are not written to the directory of --state yet.",
-            self._broker.unwritten,
+            0 if broker is None else broker.unwritten,
         )
         yield GaugeMetricFamily(
             "pushd_state_bytes",
             "Bytes that the database of --state takes on disk.",
-            self._broker.writer.size,
+            0 if broker is None else broker.writer.size,
         )
 
 

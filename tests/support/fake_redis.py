@@ -197,12 +197,15 @@ class FakeSession:
         return self.run_script(PUBLISH, keys, args)
 
     def run(self, *args: Any) -> Deferred[Any]:
-        """Run SCAN, which takes two calls to list all topics, or ZRANGE of the schedules."""
+        """Run SCAN, which takes two calls, ZRANGE of the schedules, or DEL of a history."""
         self.redis.asked.append(str(args[0]))
         if self.redis.refusal is not None:
             return self.redis.reply(RedisError(self.redis.refusal))
         if args[0] == "ZRANGE":
             return self.redis.reply([id.encode() for id in self.redis.schedules.schedules])
+        if args[0] == "DEL":
+            self.redis.history.forget(str(args[1]).partition("{")[2].partition("}")[0])
+            return self.redis.reply(1)
         names = sorted(self.redis.history.names())
         half = len(names) // 2
         some, cursor = (names[:half], b"7") if args[1] == b"0" else (names[half:], b"0")

@@ -230,6 +230,10 @@ class RedisBroker:
         """Give a topic's last id, and the number of publications in its history."""
         return Deferred.fromCoroutine(self._ask(partial(self._commands.describe, topic=topic)))
 
+    def forget(self, topic: str) -> Deferred[None]:
+        """Drop the history of a topic."""
+        return Deferred.fromCoroutine(self._ask(partial(self._commands.forget, topic=topic)))
+
     def names(self) -> Deferred[list[str]]:
         """Give the names of all topics, or of about 100,000 if there are more."""
         return Deferred.fromCoroutine(self._ask(self._commands.names))

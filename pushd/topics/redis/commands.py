@@ -188,6 +188,10 @@ class TopicCommands:
         with reading():
             return (None, 0) if answer is None else (read_id(answer[0]), int(answer[1]))
 
+    async def forget(self, session: RedisSession, topic: str) -> None:
+        """Drop the history of a topic."""
+        await session.run("DEL", self._names.topic_keys(topic)[1])
+
     async def names(self, session: RedisSession) -> list[str]:
         """Return the names of all topics, or of about 100,000 if there are more."""
         names: set[str] = set()
