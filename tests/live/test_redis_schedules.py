@@ -13,7 +13,7 @@ from pathlib import Path
 from signal import SIGCONT, SIGKILL, SIGSTOP
 from time import monotonic, sleep, time
 from typing import Any
-from urllib.request import Request, urlopen
+from urllib.request import urlopen
 
 import pytest
 import pytest_twisted
@@ -25,7 +25,7 @@ from pushd.topics.redis.address import parse_broker
 from pushd.topics.redis.broker import RedisBroker
 from pushd.topics.redis.scripts import RedisNames
 from pushd.topics.redis.session import open_session
-from tests.live.attacked_daemon import control_url_of
+from tests.live.control_port import ask, wait_until_finished
 from tests.support.daemon_process import DaemonProcess
 from tests.support.redis_server import RedisServer
 from tests.support.schedule_contract import RULES, Rule, ScheduleNode, finished, made_repeatedly
@@ -245,14 +245,6 @@ class Daemons:
         daemon.wait()
 
 
-def ask(daemon: DaemonProcess, method: str, path: str, data: bytes | None = None) -> Any:
-    """Make a request to the control port of a daemon, and return the JSON of the answer."""
-    url = control_url_of(daemon).rstrip("/") + path
-    with urlopen(Request(url, data, method=method), timeout=PATIENCE) as answer:
-        content = answer.read()
-    return json.loads(content) if content else None
-
-
 @pytest.fixture
 def daemons(tmp_path: Path) -> Iterator[Daemons]:
     """Run a Redis, and prepare daemons over it."""
@@ -273,14 +265,6 @@ def read_topic(daemon: DaemonProcess, first: str) -> list[str]:
             return found
         found += [one["data"] for one in said["publications"]]
         after = said["id"]
-
-
-def wait_until_finished(daemon: DaemonProcess) -> None:
-    """Wait until there is no schedule any more."""
-    deadline = monotonic() + PATIENCE
-    while ask(daemon, "GET", "/schedules")["schedules"]:
-        assert monotonic() < deadline
-        sleep(0.1)
 
 
 def test_killed(daemons: Daemons) -> None:
