@@ -7,7 +7,9 @@ PushdError
 │   │   └── NotPermitted    the authorizer does not permit it
 │   ├── TopicRefused        it is refused because of one of its topics
 │   └── HandshakeRefused    it is not a valid WebSocket handshake
+├── CommandRefused          a command of a Centrifuge client is refused
 ├── BadToken                a token that cannot be trusted
+│   └── TokenExpired        a token that was valid
 ├── Unavailable             the broker cannot be reached, or refuses
 ├── StateUnusable           the directory of --state cannot be used
 ├── StateDamaged            the database there is torn, or not pushd's
@@ -142,8 +144,29 @@ class HandshakeRefused(RequestRefused):
     """A WebSocket handshake violates RFC 6455."""
 
 
+class CommandRefused(PushdError):
+    """A command of a client that speaks the Centrifuge protocol is refused.
+
+    A function that serves remote procedure calls may raise it, with a code of its own.
+
+    :param code: of the error; 100 to 399 are the protocol's own.
+    :param message: one line that says why.
+    :param temporary: whether the client may try again.
+    """
+
+    def __init__(self, code: int, message: str, *, temporary: bool = False) -> None:
+        super().__init__(message)
+        self.code = int(code)
+        self.message = message
+        self.temporary = temporary
+
+
 class BadToken(PushdError):
     """A token cannot be trusted; the text says why."""
+
+
+class TokenExpired(BadToken):
+    """A token was valid, and is not any more."""
 
 
 class Unavailable(PushdError):

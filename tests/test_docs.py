@@ -49,7 +49,8 @@ ROOT = Path(__file__).parent.parent
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/**/*.md")]
 
 # The languages of fenced blocks. Add others here, so that no block of Python goes unnoticed.
-LANGUAGES = {"python", "sh", "html", "js", "ini", "nginx", "text", "toml", "{toctree}"}
+# The site's lists of pages are the last.
+LANGUAGES = {"{toctree}", "python", "sh", "html", "js", "ini", "nginx", "text", "toml"}
 
 
 class Block(NamedTuple):
