@@ -50,6 +50,7 @@ from pushd.protocols.http.policy import DEFAULT_CSP
 from pushd.topics.history import Retention
 from pushd.topics.redis.address import RedisAddress, parse_broker
 from pushd.topics.rules import Rules
+from pushd.topics.scheduled import SCHEDULE_GRACE
 from pushd.topics.state.database import SYNCS
 from pushd.views.authorizer import AuthorizeFunction
 from pushd.views.demo import ticker
@@ -343,8 +344,17 @@ class Settings:
             "max-message",
             "SIZE",
             Size(1, 1 << 30),
-            "Maximum size of a WebSocket message, of a publication and of a request body. Larger "
-            "ones are rejected with 1009 or 413.",
+            "Maximum size of a WebSocket message and of a publication. Larger ones are rejected "
+            "with 1009 or 413.",
+            live=True,
+        ),
+        Option(
+            LIMITS,
+            "max-body",
+            "SIZE",
+            Size(1, 1 << 40),
+            "Maximum size of the body of a request to a view or an application, such as an upload. "
+            "Larger ones are rejected with 413.",
             live=True,
         ),
         Option(
@@ -477,14 +487,23 @@ class Settings:
         ),
         prefix="history-",
     )
+    schedule_grace: int = setting(
+        TOPICS,
+        "schedule-grace",
+        "SECONDS",
+        number(0, 86_400),
+        "How late a scheduled publication may be made, if nothing could be published when it was "
+        "due, such as during a restart. What is older is dropped.",
+        default=f"{SCHEDULE_GRACE}",
+    )
     state: Path | None = setting(
         TOPICS,
         "state",
         "DIRECTORY",
         parse_state,
-        "Directory in which publications, their ids and idempotency keys outlive the process. "
-        "Without it, and without a Redis, a restart empties all topics. Only one process can use "
-        "it.",
+        "Directory in which publications, their ids, idempotency keys and schedules outlive the "
+        "process. Without it, and without a Redis, a restart empties all topics. Only one process "
+        "can use it.",
     )
     state_sync: str = setting(
         TOPICS,

@@ -53,22 +53,30 @@ from pushd.service.broker_wait import BrokerWait
 from pushd.service.daemon import Drain, PushService
 from pushd.service.lifespan import LifespanService
 from pushd.service.listening import PortService
-from pushd.service.metrics import MetricsCollector, PoolUsage, StateCollector, TopicCollector
+from pushd.service.metrics import (
+    MetricsCollector,
+    PoolUsage,
+    ScheduleCollector,
+    StateCollector,
+    TopicCollector,
+)
 from pushd.service.reload import LiveSettings
 from pushd.service.state import StateService
 from pushd.topics.attendance import Attendances
 from pushd.topics.broker import Broker, MemoryBroker
 from pushd.topics.history import History, Retention
 from pushd.topics.hub import Hub
+from pushd.topics.local_schedules import LocalSchedules
 from pushd.topics.presence import Presence
 from pushd.topics.publisher import Publisher
 from pushd.topics.redis.address import RedisAddress, find_missing_package
 from pushd.topics.redis.broker import RedisBroker
 from pushd.topics.redis.scripts import RedisNames
 from pushd.topics.rules import Rule, Rules, default_access
-from pushd.topics.scheduled import ScheduledPublications
+from pushd.topics.scheduled import SCHEDULE_GRACE, ScheduledPublications, ScheduleStore
 from pushd.topics.state.broker import StateDependencies, StoredBroker
 from pushd.topics.state.database import Database
+from pushd.topics.state.schedules import StoredSchedules
 from pushd.topics.state.writer import CallerThread, Disk, Writer
 from pushd.views.authorizer import AuthorizeFunction, TopicAuthorizer
 from pushd.views.exchange import ViewDependencies
@@ -103,6 +111,9 @@ _DEMO_FILES = {
     "/test/": ("test.html", "demo/test.js", "demo/timeline.js"),
     "/play/publish/": ("topics.html", "demo/topics.js", "demo/costs.js"),
 }
+
+# Where publications are posted at the public port.
+_TOPICS = b"/topics/"
 
 # Requests to the control port whose body may be larger than a message.
 _LARGE_BODIES = {
@@ -201,9 +212,10 @@ def build(settings: Settings, runtime: Runtime) -> PushService:
         control=[_control_port(runtime.reactor, one, control) for one in settings.control],
         application=application if isinstance(application, AsgiGateway) else None,
     )
-    if isinstance(state.broker, StoredBroker):
-        service.addService(StateService(state.broker))
-        inputs.counters.register(StateCollector(state.broker))
+    stored = state.broker if isinstance(state.broker, StoredBroker) else None
+    inputs.counters.register(StateCollector(stored))
+    if stored is not None:
+        service.addService(StateService(stored))
     service.appliers.append(live.apply)
     service.stopping += [runtime.threads.stop, public.policy.throttle.stop]
     blocking = BlockingPublisher(views.publisher, runtime.threads)
@@ -264,7 +276,7 @@ def _build_state(inputs: _BuildInputs) -> DaemonState:
         clock=runtime.reactor,
         broker=broker,
         hub=hub,
-        scheduled=ScheduledPublications(inputs.clock, broker, _make_name),
+        scheduled=_build_scheduled(inputs, broker),
         connections=connections,
         limits=inputs.live.limits,
         rules=rules,
@@ -275,6 +287,21 @@ def _build_state(inputs: _BuildInputs) -> DaemonState:
     )
 
 
+def _build_scheduled(inputs: _BuildInputs, broker: Broker) -> ScheduledPublications:
+    """Build what publishes later: its schedules are where the publications are."""
+    grace, wall = inputs.settings.schedule_grace, inputs.runtime.wall
+    store: ScheduleStore
+    if isinstance(broker, RedisBroker):
+        store = broker.schedules
+    elif isinstance(broker, StoredBroker):
+        store = StoredSchedules(inputs.clock, broker, wall=wall, grace=grace)
+    else:
+        store = LocalSchedules(inputs.clock, broker, wall=wall, grace=grace)
+    scheduled = ScheduledPublications(store, _make_name, wall=wall, grace=grace)
+    inputs.counters.register(ScheduleCollector(scheduled))
+    return scheduled
+
+
 def _build_broker(inputs: _BuildInputs) -> Broker:
     """Build the broker that the settings ask for."""
     runtime, settings, grown = inputs.runtime, inputs.settings, inputs.memory.add
@@ -282,7 +309,16 @@ def _build_broker(inputs: _BuildInputs) -> Broker:
     if settings.state is None or settings.broker is not None:
         if settings.state is not None:
             _log.info("--state is not used: topics are kept in Redis", event="state_unused")
-        return make_broker(settings.broker, runtime.reactor, retention, _make_name, grown, rules)
+        return make_broker(
+            settings.broker,
+            runtime.reactor,
+            retention,
+            _make_name,
+            grown,
+            rules,
+            schedule_grace=settings.schedule_grace,
+            lateness=lateness_of(inputs.clock),
+        )
     database = Database(settings.state, settings.state_sync)
     return StoredBroker(
         runtime.reactor,
@@ -437,7 +473,7 @@ def _build_centrifuge(
 
 def _find_authorizer(settings: Settings) -> AuthorizeFunction | None:
     """Return the operator's authorizer, or that of the application; None without one."""
-    if settings.authorize is not None or settings.wsgi is None:
+    if settings.authorize is not None or (settings.wsgi is None and settings.asgi is None):
         return settings.authorize
     return find_authorizer()
 
@@ -530,6 +566,7 @@ def public_policy(
         memory=memory,
         limits=live.limits,
         wall=wall,
+        is_publication=lambda path: path.startswith(_TOPICS),
         page_headers=live.page_headers,
     )
 
@@ -556,6 +593,7 @@ def control_policy(
         memory=memory,
         limits=live.limits,
         wall=wall,
+        is_publication=lambda path: True,
         large_bodies=_LARGE_BODIES,
         freed_last=True,
     )
@@ -613,6 +651,9 @@ def make_broker(
     make_name: Callable[[], str],
     grown: Callable[[int], object],
     rules: Rules,
+    *,
+    schedule_grace: float = SCHEDULE_GRACE,
+    lateness: Histogram | None = None,
 ) -> Broker:
     """Make the broker: over Redis, or in memory without an address.
 
@@ -620,6 +661,8 @@ def make_broker(
     :param make_name: returns a random name that is not in use.
     :param grown: called with the bytes that each publication adds to what is kept in memory.
     :param rules: of topics that are kept otherwise.
+    :param schedule_grace: see ``RedisBroker``.
+    :param lateness: see ``RedisBroker``.
     """
     if address is None:
         history = History(reactor, retention, make_name, grown, rules)
@@ -635,4 +678,6 @@ def make_broker(
         retention=retention,
         make_name=make_name,
         rules=rules,
+        schedule_grace=schedule_grace,
+        lateness=lateness,
     )

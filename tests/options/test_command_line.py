@@ -67,7 +67,7 @@ class CommandLineTests(OptionsTestCase):
         """The start of an option's name will do if no other option starts with it."""
         self.assertEqual(parse("--thr", "3").threads, 3)
         self.assertEqual(
-            self.mistake("--max-b", "1", "--max-c", "1", "--log", "x"),
+            self.mistake("--max-bu", "1", "--max-c", "1", "--log", "x"),
             "pushd: --log is ambiguous: it is short for --log-format, --log-level",
         )
 

@@ -75,10 +75,6 @@ class SdkDaemon(DaemonProcess):
         environment = {} if path is None else {"PYTHONPATH": path}
         super().__init__((*options, *args), directory=folder, environment=environment)
 
-    def __enter__(self) -> SdkDaemon:
-        super().__enter__()
-        return self
-
     @property
     def websocket(self) -> str:
         """The URL of the protocol."""

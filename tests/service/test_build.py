@@ -340,7 +340,7 @@ class PolicyTests(SynchronousTestCase):
     def setUp(self) -> None:
         """Make the policies of both ports."""
         settings = Settings(
-            limits=Limits(max_message=LARGE, max_connections=3, max_per_address=2),
+            limits=Limits(max_message=LARGE, max_body=5, max_connections=3, max_per_address=2),
             proxies=Proxies(["10.0.0.1"]),
         )
         live = LiveSettings(lambda wanted: wanted)
@@ -362,10 +362,11 @@ class PolicyTests(SynchronousTestCase):
             self.assertEqual([admission.admit("1.2.3.5") is not None for _ in range(2)], there)
 
     def test_bodies(self) -> None:
-        """A body may be as large as a message, and a batch at the control port larger."""
+        """A publication may be as large as a message, a batch larger; uploads have their limit."""
         for path, public, control in (
             (b"/topics/t", LARGE, LARGE),
-            (b"/publish", LARGE, 2 * LARGE),
+            (b"/publish", 5, 2 * LARGE),
+            (b"/topics", 5, LARGE),
         ):
             self.assertEqual(self.public.body_limit(path), public)
             self.assertEqual(self.control.body_limit(path), control)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from asyncio import AbstractEventLoop, Task
+from collections.abc import Coroutine
+from contextvars import copy_context
 from typing import Any
 
 from twisted.internet import defer
@@ -55,6 +57,9 @@ class AsgiGateway:
         self.loop = loop
         self.lifespan = Lifespan(application, loop)
         self._files = files
+        # What each call begins with. The reactor may run in the context of another call, whose task
+        # has let reading go on: its variables are not for the next request on the connection.
+        self._context = copy_context()
         self._view = WebSocketView(self)
         # The calls for HTTP requests that have not ended.
         self._calls: set[Task[None]] = set()
@@ -82,10 +87,13 @@ class AsgiGateway:
         """Call the application for an HTTP request."""
         scope = http_scope(request, http.path, http.clientproto, self.root)
         conversation = HttpConversation(http, self.loop)
-        run = conversation.run(self.application, self.complete(scope, request))
-        call = self.loop.create_task(run)
+        call = self.make_task(conversation.run(self.application, self.complete(scope, request)))
         self._calls.add(call)
         call.add_done_callback(lambda _: self._ended(call, http, conversation))
+
+    def make_task(self, call: Coroutine[Any, Any, Any]) -> Task[Any]:
+        """Run a call of the application in a task, with context variables of its own."""
+        return self.loop.create_task(call, context=self._context.copy())
 
     def settled(self) -> Deferred[None]:
         """Return a Deferred that fires when no call for an HTTP request goes on."""
@@ -163,7 +171,7 @@ class WebSocketView:
         scope = websocket_scope(request, request.parameters[_RAW_PATH], gateway.root)
         conversation = WebSocketConversation(request.websocket, gateway.loop)
         run = conversation.run(gateway.application, gateway.complete(scope, request))
-        return TaskResult(gateway.loop.create_task(run))
+        return TaskResult(gateway.make_task(run))
 
 
 class TaskResult(Deferred[Any]):

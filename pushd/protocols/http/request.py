@@ -292,9 +292,10 @@ class ChannelRequest(Request):
 
     def _allow_size(self, size: int) -> bool:
         """Return whether a body may have this size; refuse the request if not."""
-        limit = self.channel.site.policy.body_limit(path_in(self.channel.target))
+        policy, path = self.channel.site.policy, path_in(self.channel.target)
+        limit = policy.body_limit(path)
         if size > limit:
-            reason = f"body must be at most {limit} bytes; got {size}"
+            reason = f"body must be at most {limit} bytes ({policy.body_option(path)}); got {size}"
             self.channel.refuse(413, reason, "body")
         return bool(size <= limit)
 

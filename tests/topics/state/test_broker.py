@@ -211,6 +211,22 @@ class RestartTests(StateTestCase):
             [node.read(f"t{number}", id) for number, id in enumerate(ids)], [(True, [])] * 300
         )
 
+    def test_empty(self) -> None:
+        """A node that has seen no topic can be restarted, and leaves no timer."""
+        node = self.make()
+        node.restart()
+        self.assertEqual(self.successResultOf(node.broker.names()), [])
+        node.stop()
+        self.assertEqual(node.clock.getDelayedCalls(), [])
+
+    def test_fast_path(self) -> None:
+        """What is published without a Deferred is kept like everything else."""
+        node = self.make()
+        id = node.publish_at_once("t", "a")
+        assert id is not None
+        node.restart()
+        self.assertEqual(node.read("t", id.replace(":1", ":0")), (True, ["a"]))
+
     def test_log(self) -> None:
         """The start says in one line what was restored."""
         node = self.make()
