@@ -51,7 +51,7 @@ run: announce .venv/.run  ## Start the daemon and print its URL; ARGS='--listen 
 	exec $(BIN)/twistd -n --pidfile= pushd $(ARGS)
 
 .PHONY: test
-test: check live slow-paths asyncio systemd browser  ## Run all checks and tests, as CI does
+test: check docs live slow-paths asyncio systemd browser  ## Run all checks and tests, as CI does
 	@echo 'make test: all checks and tests passed'
 
 ##@ Parts of "make test"
@@ -82,7 +82,7 @@ unit: .venv/.dev  ## The in-memory tests, with 100 % line and branch coverage
 trial: .venv/.dev  ## A part of the same tests with Twisted's test runner, which runs all of them
 	$(BIN)/python -W error -W ignore:twisted.web.resource._Unsafe:DeprecationWarning \
 		-m twisted.trial --reporter=text -j 2 \
-		tests.schedule tests.protocols tests.testing tests.client
+		tests.schedule tests.testing tests.client
 
 .PHONY: django
 django: .venv/.django  ## The Django tests on the oldest supported Django; "unit" has the newest
@@ -99,8 +99,7 @@ live: systemd-analyze nginx haproxy caddy redis  ## Tests with real sockets and 
 
 .PHONY: slow-paths
 slow-paths: .venv/.dev  ## A part of the tests again, with --fast-paths off
-	PUSHD_FAST_PATHS=off $(BIN)/pytest -q -n 2 \
-		tests/protocols tests/service
+	PUSHD_FAST_PATHS=off $(BIN)/pytest -q -n 2 tests/protocols
 	PUSHD_FAST_PATHS=off $(BIN)/pytest -q -n 2 --dist loadfile \
 		tests/live/test_demo.py tests/live/test_topics.py
 
