@@ -48,11 +48,23 @@ from tests.support.keyring import secret_keys, token
 from tests.support.loopback import Loopback
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/**/*.md")]
+DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")]
 
 # The languages of fenced blocks. Add others here, so that no block of Python goes unnoticed.
-# The site's lists of pages are the last.
-LANGUAGES = {"{toctree}", "python", "sh", "html", "js", "ini", "nginx", "text", "toml"}
+# Those in braces are for the site.
+LANGUAGES = {
+    "{eval-rst}",
+    "{include}",
+    "{toctree}",
+    "python",
+    "sh",
+    "html",
+    "js",
+    "ini",
+    "nginx",
+    "text",
+    "toml",
+}
 
 
 class Block(NamedTuple):
