@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from datetime import date
+from pathlib import Path
 
-from docutils.nodes import Element, TextElement
 from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
 
 from pushd import __version__
 
@@ -17,7 +19,6 @@ release = version = __version__
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 # Headings get the anchors that links on GitHub use.
 myst_heading_anchors = 4
-nitpicky = False
 
 html_theme = "furo"
 html_title = f"pushd {version}"
@@ -30,16 +31,31 @@ html_show_sphinx = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
-# The interfaces that a class has for the framework below it are in camelCase, and not for users.
-autodoc_default_options = {"members": True, "show-inheritance": False}
+autodoc_default_options = {"members": True}
 
 
-def keep_text(app: Sphinx, env: object, node: Element, text: TextElement) -> TextElement | None:
-    """Show a link to a file beside the documentation as its text: the site has no such page."""
-    target = str(node.get("reftarget", ""))
-    return text if target.startswith("../") or "/work/" in target else None
+# Links to folders and documents beside these: the site has no page for them.
+_OUTSIDE = re.compile(r"\[([^]]+)\]\(\.\./[^)]*(?:/|\.md(?:#[^)]*)?)\)")
+
+# What a page loads from another host.
+_FOREIGN = re.compile(r"<(?:link|script|img|iframe)\b[^>]*\b(?:href|src)=\"(?:https?:)?//[^\"]*")
+
+
+def keep_text(app: Sphinx, name: str, content: list[str]) -> None:
+    """Leave the text of a link that would lead out of the site."""
+    if "/" not in name:
+        content[0] = _OUTSIDE.sub(r"\1", content[0])
+
+
+def refuse_foreign(app: Sphinx, error: Exception | None) -> None:
+    """Raise ExtensionError if a page loads anything from another host."""
+    if error is None and app.builder.format == "html":
+        for page in Path(app.outdir).rglob("*.html"):
+            if found := _FOREIGN.search(page.read_text()):
+                raise ExtensionError(f"{page}: loads {found[0]}")
 
 
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
-    app.connect("missing-reference", keep_text)
+    app.connect("source-read", keep_text)
+    app.connect("build-finished", refuse_foreign)

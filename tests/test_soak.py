@@ -274,6 +274,16 @@ class BlindPositionTests(SynchronousTestCase):
         self.time += PATIENCE
         self.assertFalse(self.position.behind(0))
 
+    def test_behind(self) -> None:
+        """Until it is known where it is, it is behind if something came while it was there."""
+        self.publish(1)
+        self.get(1)
+        self.position.connect(asked=True)
+        self.publish(1, epoch="f")
+        self.time += PATIENCE
+        self.assertFalse(self.position.behind(1001.0))
+        self.assertTrue(self.position.behind(1000.0))
+
     def test_repeated_data(self) -> None:
         """Data that is published again and again is counted from what follows it."""
         self.ledger.note("a", "e", 1, make_repeated(9), "sse 1")

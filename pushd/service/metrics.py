@@ -26,6 +26,7 @@ from pushd.protocols.http.site import PushdSite
 from pushd.protocols.websocket.protocol import PushFactory
 from pushd.schedule.histogram import Histogram
 from pushd.topics.broker import Broker
+from pushd.topics.scheduled import ScheduledPublications
 from pushd.topics.state.broker import StoredBroker
 
 # Transports of messages: all but plain HTTP.
@@ -97,6 +98,21 @@ class TopicCollector(Collector):
             "pushd_slow_subscribers_cut",
             "Subscribers disconnected because they read too slowly.",
             value=self._counters.cut,
+        )
+
+
+class ScheduleCollector(Collector):
+    """Reads what has become of scheduled publications."""
+
+    def __init__(self, scheduled: ScheduledPublications) -> None:
+        self._scheduled = scheduled
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield how many were dropped at this node."""
+        yield CounterMetricFamily(
+            "pushd_scheduled_dropped",
+            "Scheduled publications dropped because they were due more than --schedule-grace ago.",
+            value=self._scheduled.dropped,
         )
 
 

@@ -189,13 +189,26 @@ _MAX_SHORT = 4 << 20
 class FanOutGroup(Generic[_M]):
     """Subscribers of a topic that take the same form, are at the same position, and have no buffer.
 
+    A batch for tens of thousands takes longer than others should wait, so it is written in steps:
+    ``begin``, then ``write`` until the group is ``complete``. Between two steps the members that
+    were not reached are still at the former position; they may leave as ever.
+
     :param form: the form in which they take publications.
     :param last: the id of the last publication that was delivered to them.
     :param ungrouped: the topic's subscribers outside of all groups; members come from there, and
         are put back when they leave.
     """
 
-    __slots__ = ("_bytes", "_members", "_messages", "_ungrouped", "form", "last")
+    __slots__ = (
+        "_before",
+        "_bytes",
+        "_members",
+        "_messages",
+        "_ungrouped",
+        "_unreached",
+        "form",
+        "last",
+    )
 
     def __init__(self, form: Form, last: Id, ungrouped: dict[_M, None]) -> None:
         self.form = form
@@ -204,12 +217,25 @@ class FanOutGroup(Generic[_M]):
         self._members: dict[Send, _M] = {}
         # Messages and bytes written to each member since the group was created.
         self._messages = self._bytes = 0
+        # Members to which the current batch was not written yet; and the position, the messages and
+        # the bytes of these.
+        self._unreached: dict[Send, _M] = {}
+        self._before = last, 0, 0
 
     def __len__(self) -> int:
-        return len(self._members)
+        return len(self._members) + len(self._unreached)
 
     def __iter__(self) -> Iterator[_M]:
-        return iter(tuple(self._members.values()))
+        return iter((*self._members.values(), *self._unreached.values()))
+
+    @property
+    def complete(self) -> bool:
+        """Whether all members are at ``last``: no batch is being written."""
+        return not self._unreached
+
+    def position(self, direct: DirectWrite) -> Id:
+        """Return the id of the last publication that was delivered to a member."""
+        return self._before[0] if direct.send in self._unreached else self.last
 
     def add(self, member: _M, direct: DirectWrite) -> None:
         """Add a member, which must have received everything up to ``last``."""
@@ -219,29 +245,35 @@ class FanOutGroup(Generic[_M]):
 
     def remove(self, member: _M, direct: DirectWrite) -> None:
         """Remove a member, with what was written to it counted on its connection."""
-        del self._members[direct.send]
         self.flush_counters(direct)
+        del (self._unreached if direct.send in self._unreached else self._members)[direct.send]
         self._ungrouped[member] = None
 
-    def write(
-        self, batch: Batch, is_late: Callable[[], bool]
-    ) -> tuple[list[tuple[_M, int]], tuple[_M, ...]]:
-        """Write a batch to the members, until it is late or much is not taken; at least to some.
+    def begin(self, batch: Batch) -> None:
+        """Begin to write a batch, which must follow ``last``; the group must be complete."""
+        self._before = self.last, self._messages, self._bytes
+        self._unreached, self._members = self._members, {}
+        self.last = batch.last
+        self._messages += batch.count
+        self._bytes += len(batch.render(self.form))
 
-        Returns those whose socket took only a part, and how many bytes that is; and those that were
-        not reached, which must leave. Then ``move_to`` must be called.
+    def write(self, batch: Batch, is_late: Callable[[], bool]) -> tuple[list[tuple[_M, int]], int]:
+        """Write the batch to more members, until it is late or much is not taken.
 
-        :param batch: must follow ``last``.
+        Returns those whose socket took only a part, each with how many bytes that is, and how many
+        members were reached: at least some.
         """
         data = batch.render(self.form)
         size = len(data)
         short: list[tuple[_M, int]] = []
         untaken = 0
-        members = tuple(self._members.items())
+        members = tuple(self._unreached.items())
+        reached = len(members)
         step = max(1, _BYTES_PER_LOOK // (size + _CALL_BYTES))
         for start in range(0, len(members), step):
             if start and (untaken > _MAX_SHORT or is_late()):
-                return short, tuple(member for _, member in members[start:])
+                reached = start
+                break
             for send, member in members[start : start + step]:
                 try:
                     sent = send(data)
@@ -251,16 +283,19 @@ class FanOutGroup(Generic[_M]):
                 if sent < size:
                     untaken += size - sent
                     short.append((member, sent))
-        return short, ()
-
-    def move_to(self, batch: Batch) -> None:
-        """Note that a batch was written to all members."""
-        self.last = batch.last
-        self._messages += batch.count
-        self._bytes += len(batch.render(self.form))
+        if reached == len(members) and not self._members:
+            # All in one step, as nearly always.
+            self._members, self._unreached = self._unreached, {}
+        else:
+            self._members.update(members[:reached])
+            self._unreached = dict(members[reached:])
+        return short, reached
 
     def flush_counters(self, direct: DirectWrite) -> None:
         """Add to a member's traffic what was written to it since that was last done."""
-        direct.traffic.messages_out += self._messages - direct.counted_messages
-        direct.traffic.bytes_out += self._bytes - direct.counted_bytes
-        direct.counted_messages, direct.counted_bytes = self._messages, self._bytes
+        messages, size = self._messages, self._bytes
+        if direct.send in self._unreached:
+            _, messages, size = self._before
+        direct.traffic.messages_out += messages - direct.counted_messages
+        direct.traffic.bytes_out += size - direct.counted_bytes
+        direct.counted_messages, direct.counted_bytes = messages, size

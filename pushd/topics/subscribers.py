@@ -52,17 +52,16 @@ class SubscriberList:
             if not group:
                 del self._groups[form]
             elif _can_write(batch, group):
-                short, missed = group.write(batch, is_late)
-                # They get it below, by themselves.
-                for subscription in missed:
-                    subscription.leave_group()
-                group.move_to(batch)
-                grouped += len(group)
-                self._write_rest(short, batch.render(form))
-                # They may be closed between two steps, and must not be kept with all they buffer.
-                del short, missed
-                if is_late():
-                    yield
+                group.begin(batch)
+                while not group.complete:
+                    short, reached = group.write(batch, is_late)
+                    grouped += reached
+                    self._write_rest(short, batch.render(form))
+                    # They may be closed between two steps, and must not be kept with all they
+                    # buffer.
+                    del short
+                    if is_late():
+                        yield
             else:
                 # Each finds out by itself what is missing or wrong.
                 _dissolve(group)
@@ -123,7 +122,8 @@ class SubscriberList:
 
 def _can_write(batch: Batch, group: FanOutGroup[Subscription]) -> bool:
     """Return whether a batch follows the group's position and can be rendered in its form."""
-    if not batch.follows(group.last):
+    # A group is not complete if a delivery has failed.
+    if not group.complete or not batch.follows(group.last):
         return False
     try:
         batch.render(group.form)

@@ -167,7 +167,7 @@ class Subscription:
     @property
     def position(self) -> Id:
         """The id of the last publication that was delivered."""
-        position = self._position if self._group is None else self._group.last
+        position = self._position if self._group is None else self._group.position(self.direct)
         assert position is not None
         return position
 
@@ -230,7 +230,7 @@ class Subscription:
         The subscriber calls this before anything is buffered for its connection.
         """
         if self._group is not None:
-            self._position = self._group.last
+            self._position = self._group.position(self.direct)
             self._group.remove(self, self.direct)
             self._group = self._direct = None
             self._state = _State.LIVE

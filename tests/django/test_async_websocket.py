@@ -11,6 +11,7 @@ from pushd.asgi import publish
 from pushd.django.async_websocket import AsyncWebSocket
 from pushd.gateways.asgi.scope import Message
 from pushd.testing import NORMAL, Closing
+from pushd.topics.rules import Rule, Rules
 from tests.support.django_asgi_case import DjangoAsgiTestCase
 from tests.support.django_site import recorded
 
@@ -177,16 +178,18 @@ class TopicTests(DjangoAsgiTestCase):
         self.assertEqual(recorded, [False])
 
     def test_presence(self) -> None:
-        """A view can ask who is present at a topic."""
+        """A view can ask who is present at a topic, if that has presence."""
 
         async def view(request: Any) -> None:
             try:
                 await request.websocket.presence("a")
             except ValueError as error:
-                await request.websocket.send(str(error))
+                recorded.append(str(error))
+            recorded.append(await request.websocket.presence("b"))
 
-        [said] = self.open(view).messages
-        self.assertIn("no presence", str(said))
+        self.open(view, rules=Rules([Rule(match="b", presence=True)]))
+        self.assertIn("no presence", recorded[0])
+        self.assertEqual(recorded[1].count, 0)
 
 
 class OtherServerTests(SynchronousTestCase):

@@ -209,7 +209,9 @@ def test_commands(tmp_path: Path) -> None:
     for line in lines:
         if line.startswith("Environment="):
             name, _, value = line.removeprefix("Environment=").partition("=")
-            environment[name] = value.replace("/etc/pushd", str(tmp_path))
+            environment[name] = value.replace("/etc/pushd", str(tmp_path)).replace(
+                "%S", str(tmp_path)
+            )
     (command,) = [line for line in lines if line.startswith("ExecStartPre=")]
     words = command.removeprefix("ExecStartPre=").split()
     assert words[0] == "/opt/pushd/bin/twistd"

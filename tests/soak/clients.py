@@ -12,6 +12,7 @@ import socket
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from random import Random
@@ -301,13 +302,15 @@ class Client(asyncio.Protocol):
             self._timer.cancel()
         if way is Way.RESET or transport.is_closing():
             own = transport.get_extra_info("socket")
-            own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            with suppress(OSError):
+                own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             transport.abort()
             return
         transport.resume_reading()
         words = self.goodbye()
         if way is Way.SHUT:
-            transport.write_eof()
+            with suppress(OSError):  # The daemon has just cut it.
+                transport.write_eof()
         elif words is not None:
             transport.write(words)
         else:

@@ -272,7 +272,11 @@ class BlindPosition(Position):
     def behind(self, since: float) -> bool:
         """Whether a publication is missing that it must have by now, as it is there since then."""
         self._anchor()
-        return super().behind(since)
+        if self._anchored:
+            return super().behind(since)
+        # Where it was before says nothing about what it has got.
+        due = self._ledger.due(self.topic)
+        return due is not None and due[0] >= since
 
     def _anchor(self) -> None:
         """Find out where the subscription is, if it is known by now."""

@@ -15,7 +15,16 @@ from random import Random
 from typing import Any
 
 from bench.descriptors import raise_descriptors
-from tests.soak.clients import MIX, Client, Habits, StreamClient, Tally, V1Client, World
+from tests.soak.clients import (
+    MIX,
+    Client,
+    Habits,
+    ManyWebSocketClient,
+    StreamClient,
+    Tally,
+    V1Client,
+    World,
+)
 from tests.soak.ledger import Faults, Ledger, Limits
 from tests.soak.nodes import Node, Redis, report_errors, start_nodes
 from tests.soak.publishers import Publishers
@@ -39,6 +48,9 @@ _LOOK = 0.2
 
 # How many clients of large publications there are: one of so many, and at least a few.
 _LARGE_SHARE, _LARGE_LEAST = 100, 2
+
+# Topics of one witness, and the seconds until it has subscribed to them.
+_WITNESSED, _BEGIN = 100, 2.0
 
 # Clients of one topic.
 _PER_TOPIC = 40
@@ -157,8 +169,14 @@ class Soak:
         await self._rehearse(world)
         before = await self._measure()
         clients, began = self._make_clients(world), time.monotonic()
+        # A timed push that nobody has got cannot be told from one that was lost.
+        witnesses = self._make_witnesses(world)
+        for witness in witnesses:
+            witness.start()
+        await asyncio.sleep(_BEGIN)
         for client in clients:
             client.start(self._random.random() * plan.warm_up / 4)
+        clients += witnesses
         publishing = asyncio.create_task(
             publishers.run(plan.rate, large_rate=min(2, plan.rate / 10))
         )
@@ -187,6 +205,13 @@ class Soak:
             large = (V1Client, StreamClient)[number % 2]
             clients.append(large(world, len(clients), [self._large], stays=False))
         return clients
+
+    def _make_witnesses(self, world: World) -> list[Client]:
+        """Make clients that subscribe to all topics, and stay."""
+        return [
+            ManyWebSocketClient(world, start, self._topics[start : start + _WITNESSED], stays=True)
+            for start in range(0, len(self._topics), _WITNESSED)
+        ]
 
     async def _rehearse(self, world: World) -> None:
         """Let some clients of each kind come and go."""
@@ -309,7 +334,7 @@ class Soak:
             while True:
                 metrics = await node.read_metrics()
                 left = metrics["pushd_connections"], metrics["pushd_subscribers"]
-                if left == (0, 0):
+                if not any(left):
                     break
                 if time.monotonic() > deadline:
                     self._faults.add(

@@ -23,7 +23,7 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import sleep
 from typing import NoReturn
@@ -283,7 +283,8 @@ def _cgroup(folder: Path) -> Iterator[Callable[[], object]]:
     try:
         yield lambda: (group / "cgroup.procs").write_text(str(os.getpid()))
     finally:
-        (group / "cgroup.kill").write_text("1")
+        with suppress(FileNotFoundError):  # Before Linux 5.14; killing "unshare" does it, too.
+            (group / "cgroup.kill").write_text("1")
         while "populated 1" in (group / "cgroup.events").read_text():
             sleep(0.01)
         for path, _, _ in os.walk(group, topdown=False):

@@ -15,12 +15,14 @@ from tests.support.keyring import SECRET
 from tests.systemd.__main__ import MARKER, ROOT, commands
 from tests.systemd.unit import PUSHD, Unit, run, wait_until
 
-# The configuration of these tests. Only --drain is short for their sake.
+# The configuration of these tests.
 CONFIG = """\
 views = "site_views:views"
 log-format = "json"
-drain = 1
 """
+
+# What is not for others to read.
+ENVIRONMENT = "PUSHD_DRAIN=1\n"
 
 # Also for the sake of the tests: the unit's own watchdog takes 20 seconds.
 WATCHDOG = "[Service]\nWatchdogSec=4\n"
@@ -87,8 +89,11 @@ def renew(lineage: Path) -> int:
 
 def deploy(lineage: Path) -> subprocess.CompletedProcess[str]:
     """Run certbot's hook of docs/deploying.md."""
-    hook = block("deploying.md", "TLS", "sh")
-    return run("sh", "-c", hook, environment={"RENEWED_LINEAGE": str(lineage)}, check=False)
+    hook = Path("/etc/letsencrypt/renewal-hooks/deploy/pushd")
+    hook.parent.mkdir(parents=True, exist_ok=True)
+    hook.write_text(block("deploying.md", "TLS", "sh"))
+    hook.chmod(0o755)
+    return run(str(hook), environment={"RENEWED_LINEAGE": str(lineage)}, check=False)
 
 
 @pytest.fixture(scope="session")
@@ -96,6 +101,9 @@ def service(installed: Unit, redis: None, lineage: Path) -> Unit:
     """Configure the service with the drop-in of docs/operations.md, and restart it."""
     shutil.copy(Path(__file__).with_name("site_views.py"), "/opt/pushd")
     Path("/etc/pushd/pushd.toml").write_text(CONFIG)
+    environment = Path("/etc/pushd/environment")
+    environment.write_text(ENVIRONMENT)
+    environment.chmod(0o600)
     key = Path("/etc/pushd/token-key")
     key.write_bytes(SECRET)
     key.chmod(0o600)

@@ -102,6 +102,13 @@ def facts(service: Unit) -> Facts:
     return found
 
 
+def test_lines() -> None:
+    """The unit has every line that is looked for, and no other, and pushd@.service has the same."""
+    assert set(LINES) == set(SEEN)
+    instance = (ROOT / "deploy/systemd/pushd@.service").read_text()
+    assert instance.partition("# Sandbox")[2] == _UNIT.partition("# Sandbox")[2]
+
+
 @pytest.mark.parametrize("line", LINES)
 def test_in_force(service: Unit, facts: Facts, line: str) -> None:
     """A line of the unit is in force: systemd shows it, and a view sees what it does."""

@@ -71,6 +71,11 @@ def test_journal(service: Unit) -> None:
     assert closed["logger"].startswith("pushd.")
 
 
+def test_environment(service: Unit) -> None:
+    """Options are taken from a file that only root can read."""
+    assert "drain = 1  # PUSHD_DRAIN" in service.journal()
+
+
 def test_token(service: Unit) -> None:
     """The key that systemd passes to the service is the one that tokens are verified with."""
     assert fetch(f"{PUBLIC}topics/private?wait=0").status == 401

@@ -185,9 +185,9 @@ class FanOutGroupTests(SynchronousTestCase):
     def write(self, *data: bytes) -> list[tuple[FakeMember, int]]:
         """Write what follows; return whose socket did not take all, and how much it took."""
         batch = Batch(publications(self.group.last.offset + 1, *data))
-        short, missed = self.group.write(batch, lambda: False)
-        self.assertEqual(missed, ())
-        self.group.move_to(batch)
+        self.group.begin(batch)
+        short, reached = self.group.write(batch, lambda: False)
+        self.assertEqual((reached, self.group.complete), (len(self.group), True))
         return short
 
     def test_write(self) -> None:
@@ -213,20 +213,40 @@ class FanOutGroupTests(SynchronousTestCase):
         self.assertEqual(self.write(b"abc"), [(member, 0)])
 
     def test_late(self) -> None:
-        """Once it is late no more members are written to, but always some; those missed leave."""
+        """Once it is late no more members are written to, but always some; then it goes on."""
         self.patch(fanout, "_BYTES_PER_LOOK", 2 * (fanout._CALL_BYTES + 3))
-        members = self.add(*[2] * 5)
-        batch = Batch(publications(5, b"abc"))
-        short, missed = self.group.write(batch, lambda: True)
-        self.assertEqual(([member for member, _ in short], missed), (members[:2], (*members[2:],)))
-        for member in missed:
+        members = self.add(*[100] * 5)
+        self.write(b"a")
+        batch = Batch(publications(6, b"bcd"))
+        self.group.begin(batch)
+        for reached, complete in ((2, False), (2, False), (1, True)):
+            self.assertEqual(self.group.write(batch, lambda: True), ([], reached))
+            self.assertEqual(self.group.complete, complete)
+            self.assertEqual((len(self.group), set(self.group)), (5, set(members)))
+        self.assertEqual([one.received for one in members], [[b"a", b"bcd"]] * 5)
+        self.write(b"e")
+        for member in members:
             self.remove(member)
-        self.group.move_to(batch)
-        self.assertEqual((self.group.last, list(self.group)), (Id("e", 5), members[:2]))
-        for member in members[:2]:
-            self.remove(member)
-        self.assertEqual([one.received for one in members], [[b"ab"]] * 2 + [[]] * 3)
-        self.assertEqual([one.counted for one in members], [(1, 3)] * 2 + [(0, 0)] * 3)
+        self.assertEqual([one.counted for one in members], [(3, 5)] * 5)
+
+    def test_leave_unreached(self) -> None:
+        """A member that leaves between two steps is where it was, and what it got is counted."""
+        self.patch(fanout, "_BYTES_PER_LOOK", 0)
+        first, second, third = members = self.add(100, 100, 100)
+        self.write(b"a")
+        batch = Batch(publications(6, b"bc"))
+        self.group.begin(batch)
+        self.group.write(batch, lambda: True)
+        positions = [self.group.position(one.direct) for one in members]
+        self.assertEqual(positions, [Id("e", 6), Id("e", 5), Id("e", 5)])
+        for member in members:
+            self.group.flush_counters(member.direct)
+        self.remove(second)
+        self.remove(first)
+        self.assertFalse(self.group.complete)
+        self.remove(third)
+        self.assertTrue(self.group.complete)
+        self.assertEqual([one.counted for one in members], [(2, 3), (1, 1), (1, 1)])
 
     def test_much_not_taken(self) -> None:
         """Once much was not taken no more members are written to: that is buffered first."""
@@ -234,9 +254,10 @@ class FanOutGroupTests(SynchronousTestCase):
         self.patch(fanout, "_MAX_SHORT", 3)
         members = self.add(3, 0, 1, 0)
         batch = Batch(publications(5, b"abc"))
-        short, missed = self.group.write(batch, lambda: False)
-        self.assertEqual(short, [(members[1], 0), (members[2], 1)])
-        self.assertEqual(missed, (members[3],))
+        self.group.begin(batch)
+        short, reached = self.group.write(batch, lambda: False)
+        self.assertEqual((short, reached), ([(members[1], 0), (members[2], 1)], 3))
+        self.assertEqual(self.group.write(batch, lambda: False), ([(members[3], 0)], 1))
 
     def test_remove(self) -> None:
         """A removed member is written to no more, and is put back among the ungrouped."""

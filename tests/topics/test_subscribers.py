@@ -14,7 +14,7 @@ from pushd.protocols.fast_paths import FAST_PATHS
 from pushd.protocols.twisted_internals import unsent
 from pushd.testing import Daemon
 from pushd.topics import fanout, hub
-from pushd.topics.fanout import DirectWrite, Form
+from pushd.topics.fanout import Batch, DirectWrite, Form
 from pushd.topics.publication import Id, Publication
 from pushd.topics.subscription import Subscription
 from pushd.views.decorators import accept_websocket
@@ -120,7 +120,7 @@ class SubscriberListTests(HubTestCase):
         self.assertEqual(second.written, ["bcd", "e", "f", "g"])
 
     def test_long_delivery(self) -> None:
-        """Members that a step does not reach get the publication later, and join again."""
+        """Members that a step does not reach get the publication later, and stay in the group."""
         members = [self.listen_directly() for _ in range(3)]
         self.publish("a")
         self.patch(fanout, "_BYTES_PER_LOOK", 0)
@@ -130,14 +130,42 @@ class SubscriberListTests(HubTestCase):
         received = []
         for _ in range(3):
             iterate(self.source.clock)
-            received.append([first.written, second.events[2:], third.events[2:]])
-        self.assertEqual(received[0], [["b"], [], []])
-        self.assertEqual(received[2], [["b"], ["b"], ["b"]])
+            received.append([list(member.written) for member in (first, second, third)])
+        self.assertEqual(received, [[["b"], [], []], [["b"], ["b"], []], [["b"]] * 3])
         self.assertIs(one._group, another._group)
         self.hub.flush()
         self.publish("c")
         self.assertEqual([member.written[-1] for member, _ in members], ["c"] * 3)
         self.assertEqual(self.hub.counters.delivered, 9)
+
+    def test_left_between_steps(self) -> None:
+        """Members that leave while others are written to miss nothing, and get nothing twice."""
+        members = [self.listen_directly() for _ in range(4)]
+        self.publish("a")
+        self.patch(fanout, "_BYTES_PER_LOOK", 0)
+        self.patch(hub, "_STEP", 0)
+        self.hub.deliver(self.source.history.add("t", "b"))
+        iterate(self.source.clock)
+        (first, _), (second, gone), (third, leaving), (fourth, _) = members
+        self.assertEqual((first.written, second.written), (["b"], []))
+        gone.cancel()
+        leaving.leave_group()
+        self.hub.flush()
+        self.publish("c")
+        self.assertEqual((second.events[1:], second.written), (["a"], []))
+        self.assertEqual((third.events[1:], third.written), (["a", "b"], ["c"]))
+        for member in (first, fourth):
+            self.assertEqual((member.events[1:], member.written), (["a"], ["b", "c"]))
+
+    def test_failed_delivery(self) -> None:
+        """After a delivery that failed in the middle, each member finds out what it lacks."""
+        (first, one), (second, _) = (self.listen_directly() for _ in range(2))
+        self.publish("a")
+        assert one._group is not None
+        one._group.begin(Batch([self.source.history.add("t", "b")]))
+        self.publish("c")
+        for member in (first, second):
+            self.assertEqual(member.events[1:], ["a", "b", "c"])
 
     def test_leave_group(self) -> None:
         """A subscriber that leaves its group misses nothing and gets nothing twice."""

@@ -178,7 +178,7 @@ class WebSocketConversation:
                     websocket.gone().addCallback(self._left)
                 elif websocket.has_messages():
                     return websocket.read()
-                else:
+                elif not websocket.call_with_next(self._arrive):
                     websocket.wait().addBoth(self._arrive)
                 # It may have been there already.
                 self._waiting = not self._arrived

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from twisted.internet.defer import Deferred, FirstError, fail, gatherResults, succeed
 from twisted.internet.interfaces import IReactorTime
@@ -65,6 +66,16 @@ class StateDependencies:
     log_folders: Sequence[Path] = ()
 
 
+class StoredPart(Protocol):
+    """Something else that is kept in the database of a broker."""
+
+    def load(self, database: Database) -> None:
+        """Read what the last run has left. Raises StateDamaged if that is impossible."""
+
+    def forget(self) -> None:
+        """Forget what was read: the database is set aside."""
+
+
 class StoredBroker(MemoryBroker):
     """Broker of a single process, which keeps all publications in memory and on disk."""
 
@@ -75,6 +86,8 @@ class StoredBroker(MemoryBroker):
         self._state = dependencies
         #: Writes to the database.
         self.writer = dependencies.writer
+        #: What else is restored when this is opened.
+        self.parts: list[StoredPart] = []
         self._database = dependencies.database
         self._holds = dependencies.database.sync == "always"
         self._stopped = False
@@ -99,6 +112,8 @@ class StoredBroker(MemoryBroker):
             recovery = self._restore(last)
         except StateDamaged as damage:
             self._forget_all()
+            for part in self.parts:
+                part.forget()
             self._log.remove()
             self._database.set_aside(str(damage))
             last, recovery = None, self._restore(None)
@@ -138,6 +153,19 @@ class StoredBroker(MemoryBroker):
                 "written; the disk is too slow"
             )
         return None
+
+    @property
+    def holds(self) -> bool:
+        """Whether publications are on the disk before they are delivered."""
+        return self._holds
+
+    @property
+    def delivering(self) -> bool:
+        """Whether publications are written that are not delivered; until they are, none is written.
+
+        Then the writer is woken.
+        """
+        return bool(self._written)
 
     @property
     def unwritten(self) -> int:
@@ -214,6 +242,8 @@ class StoredBroker(MemoryBroker):
         self._log.begin_at(self._history.sequence)
         self._changes.note_written(self._history.sequence)
         self._restore_keys()
+        for part in self.parts:
+            part.load(self._database)
         return recovery
 
     def _restore_keys(self) -> None:

@@ -598,6 +598,10 @@ class FailingWebSocket:
         """Whether a message has arrived."""
         return False
 
+    def call_with_next(self, resume: Any) -> bool:
+        """Return False: it must be waited for otherwise."""
+        return False
+
     def wait(self) -> Deferred[Any]:
         """Fail."""
         return fail(LookupError("no message"))
