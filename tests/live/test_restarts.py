@@ -69,6 +69,11 @@ class Listener:
         self.began = asyncio.Event()
         self._lost_at: float | None = None
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether its connection is not lost, or it was back since."""
+        return self._lost_at is None
+
     def has_begun(self, recovered: bool) -> None:
         """Note that it is connected."""
         if self.began.is_set() and not recovered:
@@ -240,6 +245,9 @@ async def live_through(ports: Ports, folder: Path, number: signal.Signals) -> Wa
         ]
         for _ in range(RESTARTS):
             await asyncio.sleep(RUN)
+            # A handshake that is under way at a SIGTERM is told to come back later (503).
+            while not all(one.is_connected for one in listeners):
+                await asyncio.sleep(0.05)
             await end(daemon, number)
             daemon = await start(watch, ports, folder)
         await asyncio.sleep(RUN)
