@@ -51,7 +51,7 @@ run: announce .venv/.run  ## Start the daemon and print its URL; ARGS='--listen 
 	exec $(BIN)/twistd -n --pidfile= pushd $(ARGS)
 
 .PHONY: test
-test: check live slow-paths asyncio browser  ## Run all checks and tests, as CI does
+test: check docs live slow-paths asyncio systemd browser  ## Run all checks and tests, as CI does
 	@echo 'make test: all checks and tests passed'
 
 ##@ Parts of "make test"
@@ -73,7 +73,8 @@ types: .venv/.dev  ## mypy in strict mode
 unit: .venv/.dev  ## The in-memory tests, with 100 % line and branch coverage
 	# Not pytest-cov: pytest loads pushd's own plugin before pytest-cov would start to measure.
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -q -n 2 tests --ignore tests/live --ignore tests/browser
+	$(BIN)/coverage run -m pytest -q -n 2 tests \
+		--ignore tests/live --ignore tests/browser --ignore tests/systemd --ignore tests/sdk
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 
@@ -81,24 +82,24 @@ unit: .venv/.dev  ## The in-memory tests, with 100 % line and branch coverage
 trial: .venv/.dev  ## A part of the same tests with Twisted's test runner, which runs all of them
 	$(BIN)/python -W error -W ignore:twisted.web.resource._Unsafe:DeprecationWarning \
 		-m twisted.trial --reporter=text -j 2 \
-		tests.schedule tests.protocols tests.testing tests.client
+		tests.schedule tests.testing tests.client
 
 .PHONY: django
 django: .venv/.django  ## The Django tests on the oldest supported Django; "unit" has the newest
 	PYTHONPATH=.venv/django $(BIN)/pytest -q tests/django
 
 .PHONY: live
-live: systemd nginx haproxy caddy redis  ## Tests with real sockets and processes, proxies and Redis
+live: systemd-analyze nginx haproxy caddy redis  ## Tests with real sockets and processes, proxies and Redis
 	# More workers than cores, as these tests mostly wait. One file runs in one worker: those that
 	# take longest come first.
 	$(BIN)/pytest -q -n 6 --dist loadfile --no-loadscope-reorder \
 		$(addprefix tests/live/test_,attacks.py proxies.py tls.py redis_presence.py \
-		redis_broker.py slow_links.py packaging.py topics.py) tests/live
+		redis_broker.py slow_links.py packaging.py topics.py) tests/live \
+		$(addprefix tests/sdk/test_,python.py cent.py)
 
 .PHONY: slow-paths
 slow-paths: .venv/.dev  ## A part of the tests again, with --fast-paths off
-	PUSHD_FAST_PATHS=off $(BIN)/pytest -q -n 2 \
-		tests/protocols tests/service
+	PUSHD_FAST_PATHS=off $(BIN)/pytest -q -n 2 tests/protocols
 	PUSHD_FAST_PATHS=off $(BIN)/pytest -q -n 2 --dist loadfile \
 		tests/live/test_demo.py tests/live/test_topics.py
 
@@ -107,10 +108,27 @@ asyncio: .venv/.dev  ## A part of the live tests again, with --loop asyncio
 	PUSHD_LOOP=asyncio $(BIN)/pytest -q -n 2 --dist loadfile \
 		tests/live/test_demo.py tests/live/test_topics.py
 
+.PHONY: systemd
+systemd: systemd-analyze redis  ## Tests under a systemd, in namespaces (1 min); needs root
+	@$(APT_INSTALL)
+	# The service runs with the system's Python: it cannot see one in a home directory.
+	/usr/bin/python3 -c 'import ensurepip, venv' 2> /dev/null || apt_install python3-venv < /dev/null
+	$(if $(filter 0,$(shell id -u)),,sudo )$(BIN)/python -m tests.systemd
+
 .PHONY: browser
 browser: chromium nginx haproxy  ## Tests of the web pages in Chromium
 	# By name, as some of them take long.
 	$(BIN)/pytest -v --no-header -n 3 --dist loadfile tests/browser
+
+.PHONY: docs
+docs: .venv/docs/.ready  ## Build the documentation as a site: build/docs/index.html
+	# Both fail for a warning: a link that leads nowhere, a page that no list has.
+	cd docs/reference
+	../../.venv/docs/node_modules/.bin/typedoc --options typedoc.json --out ../../build/javascript
+	cp ../../build/javascript/javascript.md .
+	cd ../..
+	.venv/docs/bin/sphinx-build -q -W --keep-going -d build/doctrees docs build/docs
+	@echo 'make docs: open build/docs/index.html'
 
 ##@ Other targets
 
@@ -121,6 +139,10 @@ conformance: .venv/.dev  ## Run the Autobahn|Testsuite (10 min); needs Python 2.
 .PHONY: asgi
 asgi: redis .venv/asgi/.ready  ## Serve ASGI applications of many frameworks (2 min); "live" has two
 	.venv/asgi/bin/pytest -q -n 4 --dist loadfile tests/live/asgi tests/live/test_asgi.py
+
+.PHONY: sdk
+sdk: redis .venv/sdk/.ready  ## Run the SDKs of Centrifugo against pushd (1 min); needs Node
+	$(BIN)/pytest -q -n 2 tests/sdk
 
 .PHONY: fuzz
 fuzz: .venv/.dev  ## Look for input that breaks pushd, 10 min; FUZZ='--minutes 60'
@@ -186,17 +208,39 @@ announce:
 	$(subst $(BIN),.venv/asgi/bin,$(INSTALL)) -e '.[test]' -r tests/live/asgi/requirements.txt < /dev/null
 	touch $@
 
+# The SDK of Centrifugo for JavaScript; those for Python are in the extra "test".
+.venv/sdk/.ready: tests/sdk/package.json
+	@echo "Installing Centrifugo's SDK for JavaScript into .venv/sdk ..."
+	mkdir -p .venv/sdk
+	cp tests/sdk/package.json .venv/sdk/
+	npm install --prefix .venv/sdk --no-audit --no-fund --silent < /dev/null
+	touch $@
+
 # The other servers of the benchmark have an environment of their own. The results list those that
 # could not be installed as missing.
-.venv/bench/.ready: setup.cfg pyproject.toml bench/requirements.txt | $(BIN)/pip
+.venv/bench/.ready: setup.cfg pyproject.toml bench/requirements.txt bench/requirements-others.txt \
+		| $(BIN)/pip
 	@echo 'Installing pushd and the servers to compare with into .venv/bench ...'
 	$(APT_INSTALL)
 	command -v g++ > /dev/null || apt_install g++ libc6-dev < /dev/null
 	$(BIN)/python -m venv .venv/bench
 	$(subst $(BIN),.venv/bench/bin,$(INSTALL)) -e . -r bench/requirements.txt < /dev/null
+	$(BIN)/python -m venv .venv/bench/others
+	$(subst $(BIN),.venv/bench/others/bin,$(INSTALL)) -r bench/requirements-others.txt < /dev/null
 	if command -v npm > /dev/null; then
 		npm install --prefix .venv/bench/node --no-audit --no-fund --silent ws < /dev/null || true
 	fi
+	touch $@
+
+# The reference of pushd.js is made by TypeDoc, which needs Node.js.
+.venv/docs/.ready: setup.cfg | $(BIN)/pip
+	@echo 'Installing pushd and the tools for its documentation into .venv/docs ...'
+	$(APT_INSTALL)
+	command -v npm > /dev/null || apt_install npm < /dev/null
+	$(BIN)/python -m venv .venv/docs
+	$(subst $(BIN),.venv/docs/bin,$(INSTALL)) -e '.[docs]' < /dev/null
+	npm install --prefix .venv/docs --no-audit --no-fund --silent \
+		typedoc@0.28 typedoc-plugin-markdown@4 typescript@5 < /dev/null
 	touch $@
 
 # The oldest Django that setup.cfg allows. .venv itself has the newest for this Python.
@@ -226,8 +270,8 @@ $(BIN)/pip:
 	$(PYTHON) -m venv --clear .venv
 
 # The tests check the systemd units with systemd-analyze.
-.PHONY: systemd
-systemd: .venv/.dev
+.PHONY: systemd-analyze
+systemd-analyze: .venv/.dev
 	@$(APT_INSTALL)
 	if ! command -v systemd-analyze > /dev/null; then
 		echo 'Installing systemd, for systemd-analyze ...'

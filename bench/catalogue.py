@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -17,17 +18,32 @@ from bench.rival import PATHS, Rival, Start
 RIVALS = HERE / "rivals"
 # `make bench` has npm install its packages here.
 NODE = ROOT / ".venv" / "bench" / "node"
+# What depends on click has an environment of its own: if that is installed, Autobahn spends time on
+# colouring log arguments that are not shown.
+OTHERS = ROOT / ".venv" / "bench" / "others"
 # How many threads produce pages.
 THREADS = 4
 NCHAN_MODULE = Path("/usr/lib/nginx/modules/ngx_nchan_module.so")
 
 
-def version_of(*names: str) -> str | None:
-    """Return the versions of some distributions, or None if one of them is not installed."""
-    try:
-        return ", ".join(f"{name} {metadata.version(name)}" for name in names)
-    except metadata.PackageNotFoundError:
-        return None
+def version_of(*names: str, places: Sequence[str] | None = None) -> str | None:
+    """Return the versions of some distributions, or None if one of them is not installed.
+
+    :param places: folders to look in; None for those of this Python.
+    """
+    found = []
+    for name in names:
+        where = sys.path if places is None else [*places]
+        one = next(iter(metadata.distributions(name=name, path=where)), None)
+        if one is None:
+            return None
+        found.append(f"{name} {one.version}")
+    return ", ".join(found)
+
+
+def _version_of_other(*names: str) -> str | None:
+    folders = (OTHERS / "lib").glob("python*/site-packages")
+    return version_of(*names, places=[str(one) for one in folders])
 
 
 def _output_of(*command: str) -> str:
@@ -41,12 +57,13 @@ def _start_script(name: str) -> Start:
     return Start([sys.executable, f"{name}.py"], RIVALS)
 
 
-def _start_pushd(folder: Path) -> Start:
+def _start_pushd(folder: Path, *serving: str) -> Start:
     return Start(
         [
             *(str(Path(sys.executable).with_name("twistd")), "-n", "--pidfile=", "pushd"),
             *("--listen", "tcp:0:interface=127.0.0.1", "--control", "tcp:0:interface=127.0.0.1"),
-            *("--views", "pushd_views:views", "--max-rate", "10000000"),
+            *(serving or ("--views", "pushd_views:views")),
+            *("--max-rate", "10000000"),
             *("--max-connections", "19000", "--max-per-address", "19000"),
         ],
         RIVALS,
@@ -94,6 +111,45 @@ def _start_channels(folder: Path) -> Start:
         ],
         RIVALS,
         r"Listening on TCP address 127\.0\.0\.1:(\d+)",
+    )
+
+
+def _start_pushd_with_asgi(folder: Path) -> Start:
+    # Without the views, some of which have the same URLs.
+    return _start_pushd(folder, "--asgi", "asgi_application:application")
+
+
+def _start_daphne(folder: Path) -> Start:
+    # All four have a log of requests.
+    start = _start_channels(folder)
+    command = [*start.command[:-1], "asgi_application:application"]
+    command[command.index("/dev/null")] = "-"
+    return replace(start, command=command)
+
+
+def _start_uvicorn(folder: Path) -> Start:
+    return Start(
+        [
+            *(str(OTHERS / "bin" / "uvicorn"), "--host", "127.0.0.1", "--port", "0"),
+            *("--loop", "uvloop", "--http", "httptools"),
+            *("--ws-ping-interval", "25", "--ws-ping-timeout", "25"),
+            *("--ws-per-message-deflate", "false", "asgi_application:application"),
+        ],
+        RIVALS,
+        r"Uvicorn running on http://127\.0\.0\.1:(\d+)",
+    )
+
+
+def _start_hypercorn(folder: Path) -> Start:
+    return Start(
+        [
+            *(str(OTHERS / "bin" / "hypercorn"), "--bind", "127.0.0.1:0"),
+            *("--worker-class", "uvloop", "--websocket-ping-interval", "25"),
+            *("--access-logfile", "-"),
+            "asgi_application:application",
+        ],
+        RIVALS,
+        r"Running on http://127\.0\.0\.1:(\d+)",
     )
 
 
@@ -217,6 +273,34 @@ CATALOGUE: tuple[Rival, ...] = (
         title="gunicorn, gthread",
         start=_start_gunicorn,
         version=lambda: version_of("gunicorn"),
+        source="PyPI",
+    ),
+    Rival(
+        name="pushd-asgi",
+        title="**pushd** on uvloop",
+        start=_start_pushd_with_asgi,
+        version=lambda: version_of("pushd", "uvloop", "channels"),
+        source="this repository; PyPI: channels, uvloop",
+    ),
+    Rival(
+        name="daphne",
+        title="Daphne",
+        start=_start_daphne,
+        version=lambda: version_of("daphne", "channels"),
+        source="PyPI",
+    ),
+    Rival(
+        name="uvicorn",
+        title="uvicorn, uvloop, httptools",
+        start=_start_uvicorn,
+        version=lambda: _version_of_other("uvicorn", "uvloop", "httptools", "websockets"),
+        source="PyPI",
+    ),
+    Rival(
+        name="hypercorn",
+        title="hypercorn, uvloop",
+        start=_start_hypercorn,
+        version=lambda: _version_of_other("hypercorn"),
         source="PyPI",
     ),
     Rival(

@@ -56,10 +56,12 @@ PAGES: tuple[Workload, ...] = (
         "pages of a WSGI application, 10 clients",
         run_pages,
         (
-            Measure("g1.hello", "G1 hello, world: CPU per page", "µs", relation=(1, "waitress")),
+            Measure(
+                "g1.hello", "G1 hello, world: CPU per page", "µs", relations=((1, "waitress"),)
+            ),
             Measure("g1.hello.rate", "G1 hello, world: pages per second", "/s"),
             Measure(
-                "g1.page", "G1 template of 10 KiB: CPU per page", "µs", relation=(1, "waitress")
+                "g1.page", "G1 template of 10 KiB: CPU per page", "µs", relations=((1, "waitress"),)
             ),
             Measure("g1.page.rate", "G1 template of 10 KiB: pages per second", "/s"),
         ),

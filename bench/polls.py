@@ -121,7 +121,7 @@ POLLS: tuple[Workload, ...] = (
                 "l1.cpu",
                 "L1 long poll, 500 subscribers: CPU per delivery and next request",
                 "µs",
-                relation=(1.5, "nchan"),
+                relations=((1.5, "nchan"),),
             ),
         ),
         rivals=frozenset({"pushd", "nchan"}),

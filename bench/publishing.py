@@ -62,7 +62,11 @@ PUBLISHING: tuple[Workload, ...] = (
         "p1",
         "publications, one a request",
         run_posts,
-        (Measure("p1.cpu", "P1 POST of 128 B, 10 at a time: CPU each", "µs", 60, (1, "aiohttp")),),
+        (
+            Measure(
+                "p1.cpu", "P1 POST of 128 B, 10 at a time: CPU each", "µs", 60, ((1, "aiohttp"),)
+            ),
+        ),
         rivals=frozenset({"pushd", "aiohttp", "nchan"}),
         family="Publishing",
     ),

@@ -69,8 +69,7 @@ class Results:
         value = self.median(measure.key, ours)
         if measure.most is not None and value is not None:
             words.append(f"≤ {measure.most:g}: {'yes' if value <= measure.most else 'no'}")
-        if measure.relation is not None:
-            factor, rival = measure.relation
+        for factor, rival in measure.relations:
             ratio = self.ratio(measure.key, ours, rival)
             if ratio is not None:
                 words.append(f"≤ {factor:g} x {rival}: {'yes' if ratio <= factor else 'no'}")

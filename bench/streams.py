@@ -326,7 +326,7 @@ STREAMS: tuple[Workload, ...] = (
         "s1",
         "500 event streams, one by one",
         run_one_by_one,
-        (Measure("s1.cpu", "S1 500 event streams: CPU per delivery", "µs", 8, (1, "nchan")),),
+        (Measure("s1.cpu", "S1 500 event streams: CPU per delivery", "µs", 8, ((1, "nchan"),)),),
         rivals=_RIVALS,
         family="Event streams",
     ),

@@ -17,9 +17,9 @@ class Measure:
     key: str
     title: str
     unit: str
-    #: The goals: an upper limit, and an upper limit as a multiple of a rival's figure.
+    #: The goals: an upper limit, and upper limits as multiples of the figures of rivals.
     most: float | None = None
-    relation: tuple[float, str] | None = None
+    relations: tuple[tuple[float, str], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from bench.applications import APPLICATIONS
 from bench.capacity import CAPACITY
 from bench.load import run_load
 from bench.nodes import NODES
@@ -147,7 +148,7 @@ WEBSOCKETS: tuple[Workload, ...] = (
                 "W1 4,000 browsers: CPU per push, handshakes included",
                 "µs",
                 75,
-                (0.5, "autobahn"),
+                ((0.5, "autobahn"),),
             ),
             Measure("w1.late", "W1 lateness of a push, 99th percentile", "ms", 8),
         ),
@@ -162,10 +163,14 @@ WEBSOCKETS: tuple[Workload, ...] = (
                 "w2.one",
                 "W2 1,000 subscribers, one by one: CPU per delivery",
                 "µs",
-                relation=(1.5, "floor"),
+                relations=((1.5, "floor"),),
             ),
             Measure(
-                "w2.burst", "W2 in bursts of 8: CPU per delivery", "µs", 2, relation=(1, "floor")
+                "w2.burst",
+                "W2 in bursts of 8: CPU per delivery",
+                "µs",
+                2,
+                relations=((1, "floor"),),
             ),
         ),
         rivals=_ALL | {"floor-join", "nchan"},
@@ -200,6 +205,7 @@ WORKLOADS: tuple[Workload, ...] = (
     *STREAMS,
     *POLLS,
     *PAGES,
+    *APPLICATIONS,
     *SECURE,
     *NODES,
     *CAPACITY,

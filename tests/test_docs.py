@@ -29,7 +29,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd import errors
 from pushd.access.closing import INTERNAL_ERROR, NORMAL, Closing
 from pushd.access.tokens import read_token_keys
-from pushd.client import Client, publish
+from pushd.client import Client as Publisher
+from pushd.client import publish
+from pushd.django.asgi import WebSocketASGIHandler
+from pushd.django.async_websocket import AsyncWebSocket
 from pushd.django.views import WebSocket as DjangoWebSocket
 from pushd.protocols.http.policy import DEFAULT_CSP
 from pushd.protocols.websocket.socket import WebSocket
@@ -37,15 +40,19 @@ from pushd.testing import Answer, Browser, Daemon
 from pushd.views.request import Request
 from pushd.views.threads import BlockingWebSocket
 from tests.support import django_site
+from tests.support.centrifuge_client import PATH, Client
+from tests.support.django_site import prepare
 from tests.support.fake_network import FakeNetwork
+from tests.support.fences import find_fences
 from tests.support.keyring import secret_keys, token
 from tests.support.loopback import Loopback
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.md")]
+DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/**/*.md")]
 
 # The languages of fenced blocks. Add others here, so that no block of Python goes unnoticed.
-LANGUAGES = {"python", "sh", "html", "js", "ini", "nginx", "text", "toml"}
+# The site's lists of pages are the last.
+LANGUAGES = {"{toctree}", "python", "sh", "html", "js", "ini", "nginx", "text", "toml"}
 
 
 class Block(NamedTuple):
@@ -59,20 +66,6 @@ class Block(NamedTuple):
     def code(self) -> CodeType:
         """The compiled block; in tracebacks its name takes the place of the file."""
         return compile(self.source, self.name, "exec")
-
-
-def find_fences(text: str) -> Iterator[tuple[str, str, str]]:
-    """Yield the heading above, the language and the text of every fenced block."""
-    heading = ""
-    lines = iter(text.splitlines(keepends=True))
-    for line in lines:
-        if line.startswith("#"):
-            heading = line.strip("# \n")
-        elif line.startswith("```"):
-            language = line.strip("` \n")
-            # Taken from the same iterator, so that comments in the block do not count as headings.
-            body = "".join(iter(lambda: next(lines), "```\n"))
-            yield heading, language, body
 
 
 def find_blocks(document: str, text: str) -> dict[str, Block]:
@@ -225,6 +218,32 @@ class DocumentTests(SynchronousTestCase):
         self.assertIn("pending_calls", names)
         self.assertIn("stall", names)
         self.assertEqual(names - _public(Daemon) - _public(Browser) - {"clock", "host"}, set())
+
+
+class OtherServersTests(SynchronousTestCase):
+    """The tables in docs/asgi.md of what the tests of other servers assert."""
+
+    def test_own_tests(self) -> None:
+        """Each test that a table names as ours exists."""
+        section = read("docs/asgi.md").partition("\n## What other servers' tests assert\n")[2]
+        rows = re.findall(r"^\|[^|\n]*\|[^|\n]*\|([^|\n]*)\|", section.partition("\n## ")[0], re.M)
+        named = 0
+        for file, test in _tests_named_in(rows):
+            path = ROOT / "tests" / ("" if "/" in file else "gateways/asgi") / file
+            source = path.with_name(f"test_{path.name}.py").read_text()
+            self.assertIn(f"def test_{test}(self)", source, f"{file}: {test}")
+            named += 1
+        self.assertGreater(named, 90)
+
+
+def _tests_named_in(cells: list[str]) -> Iterator[tuple[str, str]]:
+    """Yield the file and the name of each test in some cells of a table."""
+    for cell in cells:
+        file = ""
+        for name in re.findall(r"`([^`]+)`", cell):
+            place, colon, test = name.rpartition(": ")
+            file = place if colon else file
+            yield file, test
 
 
 class RoomsTests(SynchronousTestCase):
@@ -531,6 +550,23 @@ class AuthorizerTests(SynchronousTestCase):
             self.assertEqual(status("news", "session=7f3a", "POST"), 403)
 
 
+class CentrifugeTests(SynchronousTestCase):
+    """Blocks of docs/centrifuge.md."""
+
+    @runs("docs/centrifuge.md: Remote procedures")
+    def test_call(self, names: Names) -> None:
+        """Users call the procedure that there is; others have to log in."""
+        settings = {"centrifuge": True, "rpc": names["call"], "token_keys": secret_keys()}
+        with Daemon({}, **settings) as daemon:
+            ann, other = (Client(daemon.connect(PATH)) for _ in range(2))
+            ann.connect(token=token("ann"))
+            other.connect()
+            answer = ann.ask("rpc", method="double", data={"number": 21})
+            self.assertEqual(answer, {"data": {"doubled": 42}})
+            self.assertEqual(ann.error("rpc", method="halve"), 404)
+            self.assertEqual(other.error("rpc", method="double"), 103)
+
+
 class TokensTests(SynchronousTestCase):
     """Blocks of docs/tokens.md."""
 
@@ -564,9 +600,9 @@ class CommandTests(SynchronousTestCase):
         """Let the block connect to a daemon in memory."""
         self.daemon = Daemon({})
         self.addCleanup(self.daemon.stop)
-        defaults = dict(Client.__init__.__kwdefaults__ or {})
+        defaults = dict(Publisher.__init__.__kwdefaults__ or {})
         defaults["connect"] = FakeNetwork(self.daemon).connect
-        self.patch(Client.__init__, "__kwdefaults__", defaults)
+        self.patch(Publisher.__init__, "__kwdefaults__", defaults)
 
     @runs("docs/command.md: From Python")
     def test_publish(self, names: Names) -> None:
@@ -760,6 +796,27 @@ class DjangoTests(SynchronousTestCase):
         said = _get(daemon, "/users/").text
         self.assertIn(f'data-after="{daemon.last_id("users")}">', said)
 
+    @runs("docs/django.md: Async views")
+    def test_asgi_application(self, names: Names) -> None:
+        """The application serves the WebSockets of the site."""
+        self.assertIsInstance(names["application"], WebSocketASGIHandler)
+
+    @runs("docs/django.md: Async views 2")
+    def test_async_room(self, names: Names) -> None:
+        """Messages are published to the topic that each browser is subscribed to."""
+        prepare()
+        settings = override_settings(
+            ROOT_URLCONF=(urls.path("<name>/", names["room"]),),
+            MIDDLEWARE=django_site.MIDDLEWARE,
+        )
+        with settings, Daemon({}, asgi=WebSocketASGIHandler()) as daemon:
+            ann, bob = daemon.connect("/lobby/"), daemon.connect("/lobby/")
+            ann.send("hello")
+            for browser in (ann, bob):
+                self.assertEqual(browser.messages, ['{"from":"","text":"hello"}'])
+            bob.send("/count")
+            self.assertRegex(str(bob.messages[-1]), r"^\d+ users$")
+
     @runs("docs/django.md: Without Django")
     def test_application(self, names: Names) -> None:
         """An application without a framework echoes messages."""
@@ -771,9 +828,12 @@ class DjangoTests(SynchronousTestCase):
             self.assertEqual((browser.messages, browser.closing), (["hello"], NORMAL))
 
     def test_names(self) -> None:
-        """The table lists every method that a view may call."""
-        names = find_table_names(read("docs/django.md"), "The WebSocket")
-        self.assertEqual(names, _public(DjangoWebSocket))
+        """The tables list every method that a view may call."""
+        text = read("docs/django.md")
+        self.assertEqual(find_table_names(text, "The WebSocket"), _public(DjangoWebSocket))
+        section = text.partition("\n## Async views\n")[2].partition("\n## ")[0]
+        for name in _public(AsyncWebSocket):
+            self.assertRegex(section, rf"`(await )?{name}\b", name)
 
 
 class TestingTests(SynchronousTestCase):

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from warnings import filterwarnings
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import (
@@ -20,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
     load_pem_public_key,
 )
-from jwt import PyJWK, PyJWTError
+from jwt import InsecureKeyLengthWarning, PyJWK, PyJWTError
 
 # RFC 7518 §3.2: a secret must have at least as many bytes as the hash.
 _HMAC = {"HS256": 32, "HS384": 48, "HS512": 64}
@@ -70,6 +71,21 @@ def read_keys(path: str) -> tuple[Key, ...]:
     if _may_be_json(data):
         return _read_set(data, path)
     return (_secret(data, path),)
+
+
+def read_secret(path: str) -> Key:
+    """Read a secret of any length; one that is too short for an algorithm is used with HS256.
+
+    Raises ValueError, whose text is one line with the path and the reason.
+    """
+    data = _read(path)
+    if data.isascii():
+        data = data.strip()
+    if not data:
+        raise ValueError(f"{path}: is empty")
+    # The operator knows; PyJWT would say so with each token.
+    filterwarnings("ignore", category=InsecureKeyLengthWarning)
+    return Key(_hmac_algorithms(data) or ("HS256",), data)
 
 
 def read_signing_key(path: str) -> Key:
@@ -141,7 +157,11 @@ def _hmac_key(secret: bytes, path: str, id: str | None = None) -> Key:
     least = min(_HMAC.values())
     if len(secret) < least:
         raise ValueError(f"{path}: secret must have at least {least} bytes; got {len(secret)}")
-    return Key(tuple(name for name, size in _HMAC.items() if len(secret) >= size), secret, id)
+    return Key(_hmac_algorithms(secret), secret, id)
+
+
+def _hmac_algorithms(secret: bytes) -> tuple[str, ...]:
+    return tuple(name for name, size in _HMAC.items() if len(secret) >= size)
 
 
 def _is_der(data: bytes) -> bool:

@@ -15,9 +15,10 @@ class Limits:
     at once. A part that keeps something computed from it registers with ``on_change``.
     """
 
-    #: Bytes of one message (its fragments together and decompressed), of one publication, and of
-    #: the body of a request.
+    #: Bytes of one message (its fragments together and decompressed), and of one publication.
     max_message: int = 1 << 20
+    #: Bytes of the body of a request to a view or an application.
+    max_body: int = 1 << 20
     #: Bytes that are buffered for one client.
     max_buffered: int = 1 << 20
     #: Bytes of all buffers together. (Without the option: half of the machine's memory.)

@@ -6,14 +6,15 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from math import inf
 from types import MappingProxyType
 from typing import Any
 
 import jwt
 
 from pushd.access.closing import TOKEN_EXPIRED, Closing
-from pushd.access.keys import ALGORITHMS, Key, read_keys
-from pushd.errors import BadToken
+from pushd.access.keys import ALGORITHMS, Key, read_keys, read_secret
+from pushd.errors import BadToken, TokenExpired
 
 #: Tolerance for the difference between our clock and that of a token's issuer, in seconds.
 LEEWAY = 30.0
@@ -30,8 +31,8 @@ _OPTIONS: Any = {
     **{f"verify_{claim}": False for claim in ("exp", "nbf", "iat", "aud", "iss", "sub", "jti")},
 }
 
-# Syntax of topic patterns: a topic whose segments may be *, and the last one **.
-_SEGMENT = r"(?:[A-Za-z0-9._:-]+|\*)"
+# Syntax of topic patterns: a topic whose segments may be *, or end with :*, and the last one **.
+_SEGMENT = r"(?:[A-Za-z0-9._:-]+(?:(?<=:)\*)?|\*)"
 _PATTERN = re.compile(rf"(?:{_SEGMENT}/)*(?:{_SEGMENT}|\*\*)")
 _MAX_PATTERN = 255
 # Segments that no topic has.
@@ -82,6 +83,10 @@ class TokenKeys:
         """Whether there are any keys; without keys no client needs a token."""
         return bool(self._keys)
 
+    def __or__(self, other: TokenKeys) -> TokenKeys:
+        """Return the keys of both."""
+        return TokenKeys((*self._keys, *other._keys))
+
     def replace(self, other: TokenKeys) -> None:
         """Use the keys of another object from now on."""
         self._keys = other._keys
@@ -94,17 +99,20 @@ class TokenKeys:
             for whole in _secrets(complete._keys)
         )
 
-    def verify(self, token: str, now: float) -> Identity:
+    def verify(self, token: str, now: float, *, endless: bool = False) -> Identity:
         """Return the identity in a token. Raises BadToken if it is invalid, or not valid now.
 
         :param now: the time of day, in seconds since 1970.
+        :param endless: whether it may be without an ``exp``, and never expires then.
         """
         claims = self._read_claims(token)
         expires = _read_time(claims, "exp")
         if expires is None:
-            raise BadToken("token has no exp")
+            if not endless:
+                raise BadToken("token has no exp")
+            expires = inf
         if now >= expires + LEEWAY:
-            raise BadToken("token expired")
+            raise TokenExpired("token expired")
         if now < (_read_time(claims, "nbf") or 0) - LEEWAY:
             raise BadToken("token is not valid yet")
         audience = claims.get("aud", AUDIENCE)
@@ -154,6 +162,11 @@ def read_token_keys(paths: Iterable[str]) -> TokenKeys:
     return TokenKeys(key for path in paths for key in read_keys(path))
 
 
+def read_secrets(paths: Iterable[str]) -> TokenKeys:
+    """Read secrets of any length. Raises ValueError, whose text names the file and the reason."""
+    return TokenKeys(map(read_secret, paths))
+
+
 def make_token(key: Key, claims: Mapping[str, Any]) -> str:
     """Make a token of claims, signed with the strongest algorithm of a key."""
     return jwt.encode(dict(claims), key.material, key.algorithms[-1])
@@ -188,7 +201,7 @@ def check_pattern(text: str) -> str:
     if len(text) > _MAX_PATTERN or not _PATTERN.fullmatch(text):
         raise ValueError(
             f"must be a topic pattern of {_MAX_PATTERN} characters at most: "
-            "* stands for a segment, and ** at the end for the rest"
+            "* stands for a segment or, after a colon, for its end, and ** at the end for the rest"
         )
     if not _DOTS.isdisjoint(text.split("/")):
         raise ValueError("must not have . or .. as a segment: no topic has")
@@ -199,7 +212,7 @@ def matches(pattern: str, topic: str) -> bool:
     """Whether a topic matches a pattern.
 
     ``*`` matches one segment, and ``**`` one or more: ``a/**`` matches ``a/b`` and ``a/b/c``, but
-    not ``a``.
+    not ``a``. ``a:*`` matches a segment that begins with ``a:`` and goes on.
     """
     wanted, given = pattern.split("/"), topic.split("/")
     if wanted[-1] == "**":
@@ -208,8 +221,14 @@ def matches(pattern: str, topic: str) -> bool:
             return False
         del given[len(wanted) :]
     return len(wanted) == len(given) and all(
-        one in ("*", other) for one, other in zip(wanted, given, strict=True)
+        one in ("*", other) or (one.endswith(":*") and _begins(other, one[:-1]))
+        for one, other in zip(wanted, given, strict=True)
     )
+
+
+def _begins(segment: str, prefix: str) -> bool:
+    """Whether a segment begins with a prefix, and goes on."""
+    return len(segment) > len(prefix) and segment.startswith(prefix)
 
 
 def covers(pattern: str, other: str) -> bool:

@@ -7,9 +7,11 @@ import os
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing, suppress
+from datetime import datetime
 from inspect import isawaitable
 from types import TracebackType
 from typing import Any
+from urllib.parse import quote
 
 from pushd.aio.http import AsyncHttp
 from pushd.aio.messages import Began, Broken, Message
@@ -74,12 +76,13 @@ class Client:
         *,
         event: str | None = None,
         delay: float | None = None,
+        at: datetime | None = None,
         every: float | None = None,
         count: int | None = None,
         idempotency_key: str | None = None,
     ) -> dict[str, Any]:
         """Publish text, bytes or JSON; see ``pushd.client.publish`` for arguments and errors."""
-        times = {"delay": delay, "every": every, "count": count}
+        times = {"delay": delay, "at": at, "every": every, "count": count}
         request = write_publication(topic, data, event, idempotency_key, times)
         response = await self._control.ask(
             "POST", request.path, request.query, request.body, request.headers
@@ -97,6 +100,16 @@ class Client:
         response = await self._control.ask("GET", "/last-id", {"topic": topic})
         id: str = self._check(response, "id")["id"]
         return id
+
+    async def schedules(self) -> list[dict[str, Any]]:
+        """Return all scheduled publications that are not finished, of all nodes."""
+        response = await self._control.ask("GET", "/schedules")
+        found: list[dict[str, Any]] = self._check(response, "schedules")["schedules"]
+        return found
+
+    async def cancel(self, id: str) -> None:
+        """Cancel a scheduled publication, of any node. Raises Refused (404) if there is none."""
+        await self._control.ask("DELETE", f"/schedules/{quote(id, safe='')}")
 
     async def subscribe(
         self,

@@ -57,7 +57,7 @@ class AsyncHttp:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Any:
-        """Make a request, and return the JSON of the response.
+        """Make a request, and return the JSON of the response; None if its body is empty.
 
         Raises Refused if the status is not 2xx, and Unreachable if pushd does not respond.
         """
@@ -68,7 +68,7 @@ class AsyncHttp:
         if not response.is_success:
             raise _refusal(response)
         try:
-            return response.json()
+            return response.json() if response.content else None
         except ValueError:
             raise self.not_pushd() from None
 

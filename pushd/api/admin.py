@@ -15,7 +15,8 @@ from pushd.api.resource import AsyncResource, DaemonState, require_known
 from pushd.errors import BadRequest, Unavailable
 from pushd.protocols.http.response import Response, json_response
 from pushd.topics.publication import Id
-from pushd.topics.scheduled import ScheduledPublication
+from pushd.topics.scheduled import ScheduleState
+from pushd.topics.timestamp import format_timestamp
 
 # Connections or topics in one response, at most.
 _MAX_LIST = 1000
@@ -26,6 +27,7 @@ _CODE = 1008
 _REASON = "closed by an operator"
 
 _ID = re.compile(r"[0-9]{1,18}")
+_SCHEDULE_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
 
 
 class ConnectionListResource(AsyncResource):
@@ -89,9 +91,9 @@ class ScheduleListResource(AsyncResource):
     """``/schedules``: scheduled publications that are not finished."""
 
     async def answer(self, request: Any) -> Response:
-        """List them, oldest first."""
+        """List those of all nodes, oldest first."""
         require_known(request)
-        schedules = [schedule_json(one) for one in self._state.scheduled.all()]
+        schedules = [schedule_json(one) for one in await self._state.scheduled.all()]
         return json_response(200, {"schedules": schedules})
 
 
@@ -103,12 +105,17 @@ class ScheduleResource(AsyncResource):
     async def answer(self, request: Any) -> Response:
         """Describe it (GET), or cancel it (DELETE)."""
         require_known(request)
-        scheduled = self._state.scheduled.get(self._name)
-        if scheduled is None:
-            raise BadRequest("no such schedule", "schedule", 404)
+        scheduled, id = self._state.scheduled, self._name
+        unknown = BadRequest("no such schedule", "schedule", 404)
+        if not _SCHEDULE_ID.fullmatch(id):
+            raise unknown
         if request.method != b"DELETE":
-            return json_response(200, schedule_json(scheduled))
-        scheduled.cancel()
+            state = await scheduled.describe(id)
+            if state is None:
+                raise unknown
+            return json_response(200, schedule_json(state))
+        if not await scheduled.cancel(id):
+            raise unknown
         return Response(204)
 
 
@@ -144,7 +151,7 @@ def connection_json(connection: Connection) -> dict[str, Any]:
     return described
 
 
-def schedule_json(scheduled: ScheduledPublication) -> dict[str, Any]:
+def schedule_json(scheduled: ScheduleState) -> dict[str, Any]:
     """Return the JSON that describes a scheduled publication."""
     return {
         "schedule": scheduled.id,
@@ -152,6 +159,7 @@ def schedule_json(scheduled: ScheduledPublication) -> dict[str, Any]:
         "count": scheduled.count,
         "done": scheduled.done,
         "every": scheduled.every,
+        "due": format_timestamp(scheduled.due),
     }
 
 

@@ -21,6 +21,7 @@ from pushd.protocols.json_format import is_encodable
 from pushd.topics.broker import Draft
 from pushd.topics.json_data import check_json, encode_json
 from pushd.topics.publication import Id, Replay, check_event, check_topic
+from pushd.topics.timestamp import parse_timestamp
 
 # Lower bound of the limit on the body of a batch, in bytes, for a small --max-message.
 _BATCH_BODY = 16 << 20
@@ -41,7 +42,8 @@ _MARKS = (b",", b":")
 _DATA = ("data", "base64", "json")
 
 # Query arguments that schedule a publication.
-_SCHEDULE = ("delay", "every", "count")
+_NUMBERS = ("delay", "every", "count")
+_SCHEDULE = ("at", *_NUMBERS)
 
 # An idempotency key: short and valid in a header. As it has no blank, one can separate the hash of
 # a subject from it.
@@ -63,35 +65,38 @@ class ControlTopicResource(AsyncResource):
             return json_response(200, await topic_json(self._state, topic))
         require_known(request, *_SCHEDULE, "event")
         draft = _read_request(self._state, request, topic)
-        times = {name: read_number(request, name) for name in _SCHEDULE}
+        times = {name: read_number(request, name) for name in _NUMBERS}
+        times["at"] = _read_time(request, "at")
         if any(value is not None for value in times.values()):
             if draft.key is not None:
-                error = "Idempotency-Key cannot be combined with delay, every or count"
+                error = "Idempotency-Key cannot be combined with delay, at, every or count"
                 raise BadRequest(f"{error}; see /schedules", "Idempotency-Key")
-            return self._schedule(draft, times)
+            return await self._schedule(draft, times)
         return await _publish(self._state, draft)
 
-    def _schedule(self, draft: Draft, times: dict[str, Any]) -> Response:
+    async def _schedule(self, draft: Draft, times: dict[str, Any]) -> Response:
         count = times["count"]
         if count is not None and count != int(count):
             raise BadRequest(f"count must be an integer; got {count}", "count")
-        if self._state.connections.closing is not None:
+        if self._state.connections.closing is not None and not self._state.scheduled.durable:
             error = "server is shutting down; scheduled publications are not accepted"
             raise BadRequest(error, "schedules", 503)
         try:
             scheduled = self._state.scheduled.add(
                 draft,
-                delay=times["delay"] or 0,
+                delay=times["delay"],
+                at=times["at"],
                 every=times["every"],
                 count=None if count is None else int(count),
             )
+            state = await scheduled.kept()
         except ValueError as error:
             # Its first word is the name of the argument.
             raise BadRequest(error, str(error).split()[0]) from None
         except TooManyScheduled as error:
             raise BadRequest(error, "schedules", 503, {"Retry-After": "60"}) from None
         location = {"Location": f"/schedules/{scheduled.id}"}
-        return json_response(202, schedule_json(scheduled), location)
+        return json_response(202, schedule_json(state), location)
 
 
 class LastIdResource(AsyncResource):
@@ -286,6 +291,15 @@ def read_number(request: Any, name: str) -> float | None:
     if number is None:
         raise BadRequest(f"{name} must be a number such as 0.5", name)
     return number
+
+
+def _read_time(request: Any, name: str) -> float | None:
+    """Read a time of the query as seconds since 1970, or None if it is absent."""
+    given = _argument(request, name)
+    try:
+        return None if given is None else parse_timestamp(given)
+    except ValueError as error:
+        raise BadRequest(f"{name} {error}", name) from None
 
 
 def _argument(request: Any, name: str) -> str | None:

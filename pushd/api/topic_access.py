@@ -83,7 +83,7 @@ class TopicAccess:
         ``Authorizer.end_of_connection``. The Deferred fails with Denied (401 or 403), or with
         BadRequest if the authorizer fails (500) or does not answer (503). It can be cancelled.
         """
-        needed, authorizer = self._needed(action, topic), self._topic_authorizer
+        needed, authorizer = self.needs(action, topic), self._topic_authorizer
         if needed == "authorize" and authorizer is not None:
             return self._ask(authorizer, caller, action, topic)
         try:
@@ -102,14 +102,13 @@ class TopicAccess:
             raise Denied(403, reason)
         if fresh.subject != caller.identity.subject:
             raise Denied(403, "the fresh token is for another subject")
-        request = caller.request and replace(caller.request, identity=fresh)
-        return replace(caller, identity=fresh, request=request)
+        return with_identity(caller, fresh)
 
     def may_publish(self, topic: str) -> bool:
         """Whether any client may publish to a topic at the public port."""
-        return self._needed("publish", topic) != "nobody"
+        return self.needs("publish", topic) != "nobody"
 
-    def _needed(self, action: Action, topic: str) -> Access:
+    def needs(self, action: Action, topic: str) -> Access:
         """Return what clients need for an action."""
         rule = self._rules.find(topic)
         given = rule.publish if action == "publish" else rule.subscribe
@@ -141,3 +140,9 @@ class TopicAccess:
             return self._authorizer.check_topic(caller.identity, action, topic)
         reason = f"{_DOING[action]} {topic} is not permitted"
         raise Denied(403, reason, where="topic", help="by a rule, see docs/topics.md")
+
+
+def with_identity(caller: Caller, identity: Identity) -> Caller:
+    """Return a caller whose token has been verified apart from its request."""
+    request = caller.request and replace(caller.request, identity=identity)
+    return Caller(identity, request=request)

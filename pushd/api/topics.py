@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
-from twisted.web.resource import Resource
+from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET
 
 from pushd.access.authorization import challenge, read_token
@@ -79,6 +79,8 @@ class TopicDependencies:
         self.views = views
         self.state = state
         self.keep_alives = KeepAlives(clock)
+        #: Serves Centrifuge clients, by path; empty if there are to be none.
+        self.centrifuge: Mapping[str, IResource] = {}
         #: Long polls that are to be answered.
         self.turns = Turns(clock)
         #: Polls that follow each other.

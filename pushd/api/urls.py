@@ -16,6 +16,8 @@ from pushd.api.admin import (
     SubscriptionListResource,
     TopicListResource,
 )
+from pushd.api.centrifuge.http_api import PREFIX as API
+from pushd.api.centrifuge.http_api import HttpApi, HttpApiResource
 from pushd.api.health import Readiness, health_resource, metrics_resource, readiness_resource
 from pushd.api.many_topics import PATH as MANY_TOPICS
 from pushd.api.many_topics import ManyTopicsResource
@@ -86,6 +88,8 @@ def public_site(
             return TopicResource(topics, path.removeprefix(_TOPICS))
         if path == MANY_TOPICS and _chooses_topics(request):
             return ManyTopicsResource(topics)
+        if path in topics.centrifuge:
+            return topics.centrifuge[path]
         if application is not None:
             return application.find(request, path)
         file = None
@@ -115,10 +119,12 @@ def control_site(
     readiness: Readiness,
     state: DaemonState,
     views: ViewDependencies,
+    api: HttpApi | None = None,
 ) -> PushdSite:
     """Make the site of the control port, for operators and publishers.
 
     :param views: what the WebSockets of publishers run with.
+    :param api: the HTTP API of Centrifugo; None without it.
     """
     publisher = Match(PublisherView(state), {}, Handshakes.REQUIRED)
 
@@ -152,6 +158,8 @@ def control_site(
             case b"/presence":
                 return PresenceResource(state)
         path = _path(request) or (_TOPICS if is_topic(request.path) else "")
+        if api is not None and path.startswith(API):
+            return HttpApiResource(api, path.removeprefix(API))
         if path.startswith(_TOPICS):
             name = path.removeprefix(_TOPICS)
             listed = name.removesuffix(SUFFIX)

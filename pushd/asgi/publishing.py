@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -17,6 +18,7 @@ async def publish(
     *,
     event: str | None = None,
     delay: float | None = None,
+    at: datetime | None = None,
     every: float | None = None,
     count: int | None = None,
 ) -> Any:
@@ -26,13 +28,22 @@ async def publish(
     worker or a test, it is a request to the control port, in a thread; see ``pushd.publish``, which
     also says what it returns and raises.
     """
-    options: dict[str, Any] = {"event": event, "delay": delay, "every": every, "count": count}
+    options: dict[str, Any] = {
+        "event": event,
+        "delay": delay,
+        "at": at,
+        "every": every,
+        "count": count,
+    }
     loop = asyncio.get_running_loop()
     publisher = find_publisher(loop)
     if publisher is None:
         return await asyncio.to_thread(anywhere.publish, topic, data, **options)
     published = publisher.publish(topic, data, **options)
-    return await published.asFuture(loop) if isinstance(published, Deferred) else published
+    if isinstance(published, Deferred):
+        return await published.asFuture(loop)
+    await published.kept().asFuture(loop)
+    return published
 
 
 async def last_id(topic: str) -> str:

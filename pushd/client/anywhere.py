@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from types import ModuleType
 from typing import Any
 
@@ -27,6 +28,7 @@ def publish(
     *,
     event: str | None = None,
     delay: float | None = None,
+    at: datetime | None = None,
     every: float | None = None,
     count: int | None = None,
 ) -> Any:
@@ -43,9 +45,11 @@ def publish(
     """
     daemon = find_daemon()
     if daemon is not None:
-        return daemon.publish(topic, data, event=event, delay=delay, every=every, count=count)
+        return daemon.publish(
+            topic, data, event=event, delay=delay, at=at, every=every, count=count
+        )
     return publish_at(
-        control_url(), topic, data, event=event, delay=delay, every=every, count=count
+        control_url(), topic, data, event=event, delay=delay, at=at, every=every, count=count
     )
 
 

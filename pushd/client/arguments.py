@@ -10,11 +10,13 @@ from argparse import (
     RawDescriptionHelpFormatter,
 )
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from pushd import __version__
 from pushd.client import commands
+from pushd.topics.timestamp import parse_timestamp
 
 _CONTROL = "http://127.0.0.1:8081"
 _PUBLIC = "http://127.0.0.1:8080"
@@ -39,6 +41,7 @@ examples:
   pushdctl publish images/7 --binary < cat.png
   pushdctl publish news tick --every 0.5 --count 10
   pushdctl publish news tea --delay 3600
+  pushdctl publish news 'happy new year' --at 2027-01-01T00:00:00+01:00
   pushdctl publish orders paid --idempotency-key order-66
 """
 
@@ -73,6 +76,17 @@ _CONNECTIONS = """\
 examples:
   pushdctl connections
   pushdctl connections --json | jq 'select(.transport == "sse") | .peer'
+"""
+
+_SCHEDULES = """\
+examples:
+  pushdctl schedules                      of all nodes, if they share a Redis
+  pushdctl schedules --json | jq -r .due
+"""
+
+_CANCEL = """\
+examples:
+  pushdctl cancel $(pushdctl publish news tea --delay 3600 | cut -d ' ' -f 1)
 """
 
 _CLOSE = """\
@@ -221,9 +235,14 @@ def make_parser(environ: Mapping[str, str]) -> Parser:
     _add_topic(presence)
     help = "List the open connections."
     connections = add("connections", commands.connections, help, _CONNECTIONS)
-    for command in (last_id, topics, rules, presence, connections):
+    help = "List the scheduled publications that are not finished."
+    schedules = add("schedules", commands.schedules, help, _SCHEDULES)
+    for command in (last_id, topics, rules, presence, connections, schedules):
         _add_control(command, environ)
         _add_json(command)
+    cancel = add("cancel", commands.cancel, "Cancel a scheduled publication.", _CANCEL)
+    cancel.add_argument("id", metavar="ID", help="id of the schedule: see pushdctl schedules")
+    _add_control(cancel, environ)
     _fill_close(add("close", commands.close, "Close a connection.", _CLOSE), environ)
     help = "End subscriptions, of clients that are not permitted any more."
     _fill_revoke(add("revoke", commands.revoke, help, _REVOKE), environ)
@@ -254,6 +273,9 @@ def _fill_publish(command: Parser, environ: Mapping[str, str]) -> None:
     )
     command.add_argument("--event", metavar="NAME", help="name of the event, for event streams")
     command.add_argument("--delay", metavar="S", type=_seconds, help="publish after S seconds")
+    command.add_argument(
+        "--at", metavar="TIME", type=_time, help="publish at a time, such as 2027-01-01T00:00:00Z"
+    )
     command.add_argument("--every", metavar="S", type=_seconds, help="repeat every S seconds")
     command.add_argument(
         "--count", metavar="N", type=_integer, help="publish N times; requires --every"
@@ -358,6 +380,14 @@ def _integer(given: str) -> int:
         return int(given)
     except ValueError:
         raise ArgumentTypeError(f"must be a whole number; got {given!r}") from None
+
+
+def _time(given: str) -> datetime:
+    try:
+        return datetime.fromtimestamp(parse_timestamp(given), UTC)
+    except ValueError:
+        line = "must be a time of RFC 3339, such as 2027-01-01T00:00:00Z"
+        raise ArgumentTypeError(f"{line}; got {given!r}") from None
 
 
 def _seconds(given: str) -> float:

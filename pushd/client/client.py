@@ -6,6 +6,7 @@ import json
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from http.client import HTTPResponse
 from random import uniform
 from threading import Event
@@ -66,6 +67,7 @@ def publish(
     *,
     event: str | None = None,
     delay: float | None = None,
+    at: datetime | None = None,
     every: float | None = None,
     count: int | None = None,
     idempotency_key: str | None = None,
@@ -79,6 +81,7 @@ def publish(
     :param data: a dict or list is published as JSON.
     :param event: the name of its event.
     :param delay: seconds after which to publish.
+    :param at: time at which to publish, with a time zone, in place of the delay.
     :param every: seconds between repetitions; requires ``count``.
     :param count: number of times to publish; requires ``every``.
     :param idempotency_key: a request that repeats the key of an earlier one publishes nothing.
@@ -96,6 +99,7 @@ def publish(
         event=event,
         idempotency_key=idempotency_key,
         delay=delay,
+        at=at,
         every=every,
         count=count,
     )
@@ -135,7 +139,7 @@ class Client:
         event: str | None = None,
         idempotency_key: str | None = None,
         content_type: str | None = None,
-        **times: float | None,
+        **times: float | datetime | None,
     ) -> dict[str, Any]:
         """Publish; see the function ``publish``.
 
@@ -208,6 +212,17 @@ class Client:
         query = {"topic": topic, "subject": subject}
         given = {name: value for name, value in query.items() if value is not None}
         return int(self._check(self.ask("DELETE", "/subscriptions", given), "ended")["ended"])
+
+    def schedules(self) -> list[dict[str, Any]]:
+        """Return all scheduled publications that are not finished, of all nodes."""
+        found: list[dict[str, Any]] = self._check(self.ask("GET", "/schedules"), "schedules")[
+            "schedules"
+        ]
+        return found
+
+    def cancel(self, id: str) -> None:
+        """Cancel a scheduled publication, of any node. Raises Refused (404) if there is none."""
+        self.ask("DELETE", f"/schedules/{quote(id, safe='')}")
 
     def follow(self, topic: str, after: str | None = None) -> Iterator[Began | Broken | Message]:
         """Subscribe to a topic without end: after a break, resume with the last id.
@@ -289,15 +304,13 @@ def write_publication(
     data: object,
     event: str | None,
     idempotency_key: str | None,
-    times: Mapping[str, float | None],
+    times: Mapping[str, float | datetime | None],
 ) -> PublishRequest:
     """Write the request of ``publish``. Raises ValueError and TypeError like that function."""
     kind, body = _encode(data)
     # Seconds may have been computed, as a Decimal or a Fraction.
     query: dict[str, object] = {
-        name: value if isinstance(value, int) else float(value)
-        for name, value in times.items()
-        if value is not None
+        name: _write_time(value) for name, value in times.items() if value is not None
     }
     expected = "schedule" if query else "id"
     if event is not None:
@@ -306,6 +319,15 @@ def write_publication(
     if idempotency_key is not None:
         headers["Idempotency-Key"] = idempotency_key
     return PublishRequest(topic_path(topic), query, body, headers, expected)
+
+
+def _write_time(value: float | datetime) -> object:
+    """Write a number, or a time as RFC 3339 has it. Raises ValueError if that has no zone."""
+    if isinstance(value, datetime):
+        if value.tzinfo is None:
+            raise ValueError(f"at must have a time zone; got {value!r}")
+        return value.astimezone(UTC).isoformat()
+    return value if isinstance(value, int) else float(value)
 
 
 def write_batch(publications: Iterable[Mapping[str, Any]]) -> bytes:

@@ -44,6 +44,7 @@ def publish(given: Namespace, runtime: CommandRuntime) -> None:
         idempotency_key=given.idempotency_key,
         content_type=_JSON if given.content_type == _JSON else None,
         delay=given.delay,
+        at=given.at,
         every=given.every,
         count=given.count,
     )
@@ -138,6 +139,27 @@ def connections(given: Namespace, runtime: CommandRuntime) -> None:
     ]
     head = ["ID", "TRANSPORT", "PEER", "SINCE", "SUBJECT", "IN", "OUT", "PATH"]
     _show(given, runtime, head, rows, found)
+
+
+def schedules(given: Namespace, runtime: CommandRuntime) -> None:
+    """Print the scheduled publications that are not finished."""
+    found = _client(given, runtime, given.control).schedules()
+    rows = [
+        [
+            one["schedule"],
+            one["topic"],
+            f"{one['done']}/{one['count']}",
+            f"{one['every']:g}" if one["every"] else "-",
+            one["due"],
+        ]
+        for one in found
+    ]
+    _show(given, runtime, ["ID", "TOPIC", "DONE", "EVERY", "NEXT"], rows, found)
+
+
+def cancel(given: Namespace, runtime: CommandRuntime) -> None:
+    """Cancel a scheduled publication."""
+    _client(given, runtime, given.control).cancel(given.id)
 
 
 def close(given: Namespace, runtime: CommandRuntime) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from datetime import datetime
 from typing import Any
 
 from django.conf import settings
@@ -24,6 +25,7 @@ def publish(
     *,
     event: str | None = None,
     delay: float | None = None,
+    at: datetime | None = None,
     every: float | None = None,
     count: int | None = None,
     on_commit: bool = False,
@@ -47,7 +49,7 @@ def publish(
     refuses for another reason.
     """
     if not on_commit:
-        return _publish(topic, data, event=event, delay=delay, every=every, count=count)
+        return _publish(topic, data, event=event, delay=delay, at=at, every=every, count=count)
     check_topic(topic)
     if event is not None:
         check_event(event)
@@ -58,7 +60,7 @@ def publish(
         raise TypeError(f"publication must be str, bytes, dict or list; got {type(data).__name__}")
 
     def send() -> None:
-        _publish(topic, data, event=event, delay=delay, every=every, count=count)
+        _publish(topic, data, event=event, delay=delay, at=at, every=every, count=count)
 
     transaction.on_commit(send, using=using, robust=True)
     return None

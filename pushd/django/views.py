@@ -1,29 +1,32 @@
-"""dwebsocket's API for Django views that ``twistd pushd --wsgi`` serves.
+"""dwebsocket's API for Django views that pushd serves, and its decorators for ``async def`` views.
 
-A view that was written for dwebsocket only needs another import.
+A view that was written for dwebsocket only needs another import, and ``--wsgi``. An ``async def``
+view has an ``AsyncWebSocket`` in its place, and needs ``--asgi``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import wraps
-from inspect import iscoroutine, iscoroutinefunction
+from functools import partial, wraps
 from typing import Any, TypeVar, cast
 
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest, HttpResponse
 from django.utils.module_loading import import_string
+from django.views import View
 
 from pushd.access.closing import NORMAL
+from pushd.django.asgi import Handshake
+from pushd.django.async_websocket import AsyncWebSocket
 from pushd.errors import ConversationOver, NoMoreMessages
 from pushd.topics.presence import PresenceList
-from pushd.views.request import name_of
 from pushd.views.threads import BlockingWebSocket
 
 __all__ = ["WebSocket", "WebSocketMiddleware", "accept_websocket", "require_websocket"]
 
-View = TypeVar("View", bound=Callable[..., Any])
+ViewFunction = TypeVar("ViewFunction", bound=Callable[..., Any])
 
 _TEXT = "text/plain; charset=utf-8"
 
@@ -144,7 +147,7 @@ class WebSocket:
                 return
 
 
-def accept_websocket(view: View) -> View:
+def accept_websocket(view: ViewFunction) -> ViewFunction:
     """Let a view serve WebSockets as well as plain HTTP, where ``request.websocket`` is None.
 
     The handshake is accepted before the view is called; if the browser offers subprotocols, only
@@ -154,7 +157,7 @@ def accept_websocket(view: View) -> View:
     return _decorate(view, required=False)
 
 
-def require_websocket(view: View) -> View:
+def require_websocket(view: ViewFunction) -> ViewFunction:
     """Let a view serve WebSockets only; plain HTTP is answered with 426 (RFC 9110 §15.5.22)."""
     return _decorate(view, required=True)
 
@@ -166,18 +169,24 @@ class WebSocketMiddleware:
     WEBSOCKET_ACCEPT_ALL is true: then every view serves WebSockets.
     """
 
-    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+    sync_capable = async_capable = True
+
+    def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
         self._get_response = get_response
         self._accept_all = getattr(settings, "WEBSOCKET_ACCEPT_ALL", False)
         if self._accept_all:
             _check_last()
+        self.process_view: Callable[..., Any] = self._process_view
+        if iscoroutinefunction(get_response):
+            markcoroutinefunction(self)
+            self.process_view = self._process_async_view
 
-    def __call__(self, request: HttpRequest) -> HttpResponse:
-        """Handle a request."""
+    def __call__(self, request: HttpRequest) -> Any:
+        """Handle a request; under ASGI, return a coroutine that does."""
         _attach(request)
         return self._get_response(request)
 
-    def process_view(
+    def _process_view(
         self, request: Any, view: Callable[..., Any], args: Any, kwargs: Any
     ) -> HttpResponse | None:
         """Refuse a handshake for a view without decorator, or decorate the view."""
@@ -185,21 +194,41 @@ class WebSocketMiddleware:
             return None
         if not self._accept_all:
             return _refusal(400, "this URL does not serve WebSockets")
+        if iscoroutinefunction(view):
+            return _needs_asgi()
         return cast(HttpResponse, accept_websocket(view)(request, *args, **kwargs))
 
+    async def _process_async_view(
+        self, request: Any, view: Callable[..., Any], args: Any, kwargs: Any
+    ) -> HttpResponse | None:
+        """Do the same under ASGI."""
+        if request.websocket is None or getattr(view, "accept_websocket", False):
+            return None
+        if not self._accept_all:
+            return _refusal(400, "this URL does not serve WebSockets")
+        if not iscoroutinefunction(view):
+            return _needs_async()
+        return cast(HttpResponse, await accept_websocket(view)(request, *args, **kwargs))
 
-def _decorate(view: View, *, required: bool) -> View:
-    if iscoroutinefunction(view):
-        raise TypeError(
-            f"{name_of(view)} is async def: pushd.django supports plain def only; pushd "
-            "serves async views with --views (see docs/views.md)"
-        )
+
+def _decorate(view: ViewFunction, *, required: bool) -> ViewFunction:
+    @wraps(view)
+    async def decorated_async(request: Any, *args: Any, **kwargs: Any) -> Any:
+        _attach(request)
+        if request.websocket is None:
+            return _upgrade_required(request) if required else await view(request, *args, **kwargs)
+        if not isinstance(request.websocket, AsyncWebSocket):
+            return _needs_asgi()
+        # It is called when the middleware is done.
+        return Handshake(partial(view, request, *args, **kwargs))
 
     @wraps(view)
     def decorated(request: Any, *args: Any, **kwargs: Any) -> Any:
         _attach(request)
         if request.websocket is None:
             return _upgrade_required(request) if required else view(request, *args, **kwargs)
+        if isinstance(request.websocket, AsyncWebSocket):
+            return _needs_async()
         if "HTTP_SEC_WEBSOCKET_PROTOCOL" not in request.META:
             request.websocket.accept_connection()
         try:
@@ -207,21 +236,35 @@ def _decorate(view: View, *, required: bool) -> View:
         except (ConversationOver, NoMoreMessages):
             # Not passed on, so that decorators and middleware end as usual.
             answer = None
-        if iscoroutine(answer):
-            answer.close()
-            raise TypeError(f"{name_of(view)} is async, which pushd.django does not support")
         return HttpResponse() if answer is None else answer
 
-    decorated.accept_websocket = True  # type: ignore[attr-defined] # the middleware looks for it
-    return cast(View, decorated)
+    wrapper: Any = decorated_async if _is_async(view) else decorated
+    wrapper.accept_websocket = True  # The middleware looks for it.
+    return cast(ViewFunction, wrapper)
+
+
+def _is_async(view: Callable[..., Any]) -> bool:
+    """Whether a view is ``async def``, or the ``dispatch`` of a class whose methods are."""
+    if iscoroutinefunction(view):
+        return True
+    one: Any = view
+    while one is not None:
+        # What ``method_decorator`` decorates is a partial of a bound method.
+        owner = getattr(one.func if isinstance(one, partial) else one, "__self__", None)
+        if isinstance(owner, View):
+            return bool(owner.view_is_async)
+        one = getattr(one, "__wrapped__", None)
+    return False
 
 
 def _attach(request: Any) -> None:
     """Give a request ``is_websocket()`` and ``websocket``, unless it has them."""
     if not hasattr(request, "websocket"):
         websocket = request.META.get("pushd.websocket")
-        request.websocket = None if websocket is None else WebSocket(websocket)
         request.is_websocket = lambda: websocket is not None
+        if isinstance(websocket, BlockingWebSocket):
+            websocket = WebSocket(websocket)
+        request.websocket = websocket
 
 
 def _upgrade_required(request: Any) -> HttpResponse:
@@ -229,6 +272,16 @@ def _upgrade_required(request: Any) -> HttpResponse:
         # Another server runs this application.
         return _refusal(501, "this server does not support WebSockets: use twistd pushd --wsgi")
     return _refusal(426, "this URL serves WebSockets only")
+
+
+def _needs_asgi() -> HttpResponse:
+    return _refusal(501, "this view is async def: serve the site with twistd pushd --asgi")
+
+
+def _needs_async() -> HttpResponse:
+    return _refusal(
+        501, "this view is a plain def: under --asgi, a view that serves WebSockets is async def"
+    )
 
 
 def _refusal(status: int, line: str) -> HttpResponse:

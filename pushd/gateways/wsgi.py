@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from functools import partial
-from itertools import chain
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
@@ -28,10 +27,9 @@ from pushd.gateways.application import (
 from pushd.gateways.body_length import BodyLength
 from pushd.gateways.environ import make_environ
 from pushd.gateways.files import ApplicationFiles
-from pushd.protocols.http.headers import head_lines
+from pushd.gateways.whole_response import write_whole
 from pushd.protocols.http.request import path_of
 from pushd.protocols.http.response import refusal, write_failure, write_response
-from pushd.protocols.http.strict import date_of
 from pushd.protocols.twisted_internals import unsent
 from pushd.views.decorators import Handshakes
 from pushd.views.exchange import ViewDependencies
@@ -273,14 +271,10 @@ class WsgiResponse:
         data = self._outbox.popleft()
         if self._gone:
             return
-        request, head = self._request, self._head
+        head = self._head
         assert head is not None
-        request.setResponseCode(head.status, head.phrase.encode("latin-1"))
         own = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in head.headers]
-        date = date_of(int(request.site.policy.wall()))
-        lines = head_lines(chain(_shared_headers(request), own, [(b"date", date)]))
-        status = b"HTTP/1.1 %d %b\r\n" % (request.code, request.code_message)
-        request.write_whole(b"%b%b\r\n" % (status, lines), data)
+        write_whole(self._request, head.status, head.phrase.encode("latin-1"), own, data)
 
     def _send(self, data: bytes) -> Deferred[None] | None:
         """Write to the connection; the Deferred fires when the application may go on."""
@@ -357,10 +351,3 @@ class WsgiResponse:
         self._gone = True
         self._waiting.clear()
         self.resumeProducing()
-
-
-def _shared_headers(request: Any) -> Iterator[tuple[bytes, bytes]]:
-    """Return the headers that the response has already, such as ``Connection: close``."""
-    for name, values in request.responseHeaders.getAllRawHeaders():
-        for value in values:
-            yield name, value

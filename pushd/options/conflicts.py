@@ -28,16 +28,18 @@ def _find_shared_endpoints(values: Values) -> Iterator[Conflict]:
 
 def _find_wrong_authorizer(values: Values) -> Iterator[Conflict]:
     """Find a setting of a Django site that names no function."""
-    if values["wsgi"] is not None and values["authorize"] is None:
-        try:
-            find_authorizer()
-        except Exception as error:  # The module of the function may raise anything.
-            yield Conflict(("wsgi",), str(error))
+    if values["authorize"] is None:
+        for name in ("wsgi", "asgi"):
+            if values[name] is not None:
+                try:
+                    find_authorizer()
+                except Exception as error:  # The module of the function may raise anything.
+                    yield Conflict((name,), str(error))
 
 
 def has_authorizer(values: Values) -> bool:
     """Return whether there is an authorizer, or a setting of a Django site that should name one."""
-    if values["authorize"] is not None or values["wsgi"] is None:
+    if values["authorize"] is not None or (values["wsgi"] is None and values["asgi"] is None):
         return values["authorize"] is not None
     try:
         return find_authorizer() is not None

@@ -6,14 +6,17 @@ import re
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from twisted.internet.endpoints import serverFromString
 from twisted.logger import LogLevel
 
+from pushd.access.keys import read_secret
 from pushd.gateways.application import Application
 from pushd.gateways.asgi.scope import Application as AsgiApplication
+from pushd.protocols.certificate import explain
 from pushd.protocols.http.policy import DEFAULT_CSP
+from pushd.topics.publication import check_topic
 from pushd.views.authorizer import AuthorizeFunction
 from pushd.views.routes import Routes, load, load_routes
 
@@ -65,6 +68,8 @@ def parse_listen(given: tuple[str, ...]) -> tuple[str, ...]:
             port = getattr(serverFromString(None, plain), "_port", 0)
         except Exception as error:
             # Plugins that parse endpoints may raise anything.
+            if (reason := explain(error)) is not None:
+                raise ValueError(f"{reason}{which}") from None
             raise ValueError(f"{_ENDPOINT}{which} ({error})") from None
         if isinstance(port, int) and not 0 <= port <= _MAX_PORT:
             raise ValueError(f"must have a port from 0 to {_MAX_PORT}; got {port}")
@@ -186,6 +191,44 @@ def parse_root_path(given: str) -> str:
     if path and not path.startswith("/"):
         raise ValueError("must begin with /")
     return path
+
+
+def parse_centrifuge_path(given: str) -> str:
+    """Return a path such as ``/connection``, without a slash at the end."""
+    path = given.rstrip("/")
+    if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", path):
+        raise ValueError("must be a path such as /connection")
+    return path
+
+
+def parse_secret_file(given: str | None) -> bytes | None:
+    """Return the contents of a file with a secret, without blanks around it."""
+    return None if given is None else read_secret(given).material
+
+
+def parse_personal(given: str) -> str:
+    """Return the pattern of the topics of users, such as ``users/*``; empty for none."""
+    if given and (given.count("*") != 1 or not _is_topic(given.replace("*", "user"))):
+        raise ValueError("must be a topic with one *, such as users/*")
+    return given
+
+
+def _is_topic(name: str) -> bool:
+    try:
+        check_topic(name)
+    except ValueError:
+        return False
+    return True
+
+
+def parse_rpc(given: str | None) -> Callable[..., Any] | None:
+    """Import a function for remote procedure calls, such as ``chat.procedures:call``."""
+    if given is None:
+        return None
+    function = load(given)
+    if not callable(function):
+        raise TypeError(f"must be a function; got a {type(function).__name__}")
+    return cast(Callable[..., Any], function)
 
 
 def parse_authorize(given: str | None) -> AuthorizeFunction | None:

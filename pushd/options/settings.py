@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 from pushd.access.limits import Limits
 from pushd.access.origins import Hosts, Origins
 from pushd.access.proxies import Proxies
-from pushd.access.tokens import TokenKeys, read_token_keys
+from pushd.access.tokens import TokenKeys, read_secrets, read_token_keys
 from pushd.api.playground import Playground
 from pushd.gateways.application import Application
 from pushd.gateways.asgi.scope import Application as AsgiApplication
@@ -29,11 +30,15 @@ from pushd.options.parsers import (
     one_of,
     parse_asgi,
     parse_authorize,
+    parse_centrifuge_path,
     parse_control,
     parse_csp,
     parse_folder,
     parse_listen,
+    parse_personal,
     parse_root_path,
+    parse_rpc,
+    parse_secret_file,
     parse_state,
     parse_stragglers,
     parse_switch,
@@ -45,6 +50,7 @@ from pushd.protocols.http.policy import DEFAULT_CSP
 from pushd.topics.history import Retention
 from pushd.topics.redis.address import RedisAddress, parse_broker
 from pushd.topics.rules import Rules
+from pushd.topics.scheduled import SCHEDULE_GRACE
 from pushd.topics.state.database import SYNCS
 from pushd.views.authorizer import AuthorizeFunction
 from pushd.views.demo import ticker
@@ -57,10 +63,11 @@ VIEWS = "Views and applications"
 ACCESS = "Access"
 LIMITS = "Limits"
 TOPICS = "Topics"
+CENTRIFUGE = "Centrifuge clients"
 SHUTDOWN = "Shutdown"
 PERFORMANCE = "Performance"
 LOG = "Log"
-GROUPS = (PORTS, VIEWS, ACCESS, LIMITS, TOPICS, SHUTDOWN, PERFORMANCE, LOG)
+GROUPS = (PORTS, VIEWS, ACCESS, LIMITS, TOPICS, CENTRIFUGE, SHUTDOWN, PERFORMANCE, LOG)
 
 # Not parsed unless they are given: parsing makes Twisted look for plugins.
 _LISTEN = ("tcp:8080:interface=127.0.0.1",)
@@ -248,16 +255,31 @@ class Settings:
         default=(),
         live=True,
     )
-    token_keys: TokenKeys = setting(
-        ACCESS,
-        "token-key",
-        "FILE",
-        read_token_keys,
-        "Key that tokens are verified with: a file with a secret, a PEM public key or a JSON Web "
-        "Key Set. If a key is given, clients need a token to subscribe, and to publish on the "
-        "public port. May be given more than once.",
-        default=(),
-        live=True,
+    token_keys: TokenKeys = combined_setting(
+        lambda values: values["token-key"] | values["centrifuge-secret"],
+        TokenKeys,
+        Option(
+            ACCESS,
+            "token-key",
+            "FILE",
+            read_token_keys,
+            "Key that tokens are verified with: a file with a secret, a PEM public key or a JSON "
+            "Web Key Set. If a key is given, clients need a token to subscribe, and to publish on "
+            "the public port. May be given more than once.",
+            default=(),
+            live=True,
+        ),
+        Option(
+            CENTRIFUGE,
+            "centrifuge-secret",
+            "FILE",
+            read_secrets,
+            "Secret that tokens are verified with, beside those of --token-key. It may be shorter "
+            "than these, as those of Centrifugo are in tests: then it can be guessed. May be given "
+            "more than once.",
+            default=(),
+            live=True,
+        ),
     )
     authorize: AuthorizeFunction | None = setting(
         ACCESS,
@@ -322,8 +344,17 @@ class Settings:
             "max-message",
             "SIZE",
             Size(1, 1 << 30),
-            "Maximum size of a WebSocket message, of a publication and of a request body. Larger "
-            "ones are rejected with 1009 or 413.",
+            "Maximum size of a WebSocket message and of a publication. Larger ones are rejected "
+            "with 1009 or 413.",
+            live=True,
+        ),
+        Option(
+            LIMITS,
+            "max-body",
+            "SIZE",
+            Size(1, 1 << 40),
+            "Maximum size of the body of a request to a view or an application, such as an upload. "
+            "Larger ones are rejected with 413.",
             live=True,
         ),
         Option(
@@ -456,14 +487,23 @@ class Settings:
         ),
         prefix="history-",
     )
+    schedule_grace: int = setting(
+        TOPICS,
+        "schedule-grace",
+        "SECONDS",
+        number(0, 86_400),
+        "How late a scheduled publication may be made, if nothing could be published when it was "
+        "due, such as during a restart. What is older is dropped.",
+        default=f"{SCHEDULE_GRACE}",
+    )
     state: Path | None = setting(
         TOPICS,
         "state",
         "DIRECTORY",
         parse_state,
-        "Directory in which publications, their ids and idempotency keys outlive the process. "
-        "Without it, and without a Redis, a restart empties all topics. Only one process can use "
-        "it.",
+        "Directory in which publications, their ids, idempotency keys and schedules outlive the "
+        "process. Without it, and without a Redis, a restart empties all topics. Only one process "
+        "can use it.",
     )
     state_sync: str = setting(
         TOPICS,
@@ -477,6 +517,50 @@ class Settings:
     )
     #: Rules for topics. They have no option: they are tables of the configuration file.
     rules: Rules = combined_setting(lambda values: Rules(values.get("rules", ())), Rules)
+    centrifuge: bool = setting(
+        CENTRIFUGE,
+        "centrifuge",
+        "on|off",
+        parse_switch,
+        "Serve clients of Centrifugo: its client protocol at --centrifuge-path of the public port, "
+        "and its HTTP API at /api of the control port.",
+        default="off",
+    )
+    centrifuge_path: str = setting(
+        CENTRIFUGE,
+        "centrifuge-path",
+        "PATH",
+        parse_centrifuge_path,
+        "Path below which Centrifuge clients connect, such as /connection for "
+        "/connection/websocket.",
+        default="/connection",
+    )
+    centrifuge_personal: str = setting(
+        CENTRIFUGE,
+        "centrifuge-personal",
+        "TOPIC",
+        parse_personal,
+        "Topic of each user, such as users/*, where * stands for the user: Centrifuge clients are "
+        "subscribed to that of their user, and know it as the channel #USER.",
+        default="",
+    )
+    rpc: Callable[..., Any] | None = setting(
+        CENTRIFUGE,
+        "rpc",
+        "MODULE:FUNCTION",
+        parse_rpc,
+        "Your remote procedures: a Python module, and the function in it that is called with a "
+        "request, a method and its data when a Centrifuge client calls one.",
+    )
+    api_key: bytes | None = setting(
+        CENTRIFUGE,
+        "api-key",
+        "FILE",
+        parse_secret_file,
+        "File with the key that requests to Centrifugo's HTTP API must have as X-API-Key. Without "
+        "it, everything that can reach the control port may use it.",
+        value=None,
+    )
     fast_paths: bool = setting(
         PERFORMANCE,
         "fast-paths",

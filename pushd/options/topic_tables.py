@@ -200,7 +200,7 @@ def _find_conflicts(before: Sequence[Rule], rule: Rule, values: Values) -> Itera
         )
     for name in ("subscribe", "publish"):
         needed = getattr(rule, name)
-        if needed == "token" and not values["token-key"]:
+        if needed == "token" and not (values["token-key"] or values["centrifuge-secret"]):
             yield f'{name} "token": needs --token-key'
         elif needed == "authorize" and not has_authorizer(values):
             yield f'{name} "authorize": needs --authorize'

@@ -181,12 +181,18 @@ class TlsTransport(TcpConnection):
         return None if data else CONNECTION_DONE
 
 
-def encrypted(kind: Callable[..., Any], context: Context, app_data: Any) -> Callable[..., Any]:
-    """Return what makes transports with TLS in place of those of a class."""
+def encrypted(
+    kind: Callable[..., Any], context: Callable[[], Context], app_data: Any
+) -> Callable[..., Any]:
+    """Return what makes transports with TLS in place of those of a class.
+
+    :param context: returns the context of the next connection.
+    :param app_data: passed to the callbacks of a context.
+    """
     transport = _with_tls(kind)
 
     def connect(plain: socket.socket, *arguments: Any) -> Any:
-        return transport(TlsSocket(context, plain, app_data), *arguments)
+        return transport(TlsSocket(context(), plain, app_data), *arguments)
 
     return connect
 

@@ -38,14 +38,18 @@ from twisted.internet.interfaces import IHalfCloseableProtocol, ISSLTransport
 from twisted.internet.protocol import Protocol as TransportProtocol
 from twisted.internet.ssl import CertificateOptions
 from twisted.internet.tcp import Connection, Port
+from twisted.logger import Logger
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from twisted.web import http
 from twisted.web.http import HTTPChannel, Request
 
+from pushd.protocols.certificate import LiveCertificate
 from pushd.protocols.fast_paths import FAST_PATHS, missing
 from pushd.protocols.tls import TlsSocket, encrypted
+
+_log = Logger(namespace="pushd.protocols")
 
 # Memory of a piece of data in a transport's buffer beside its bytes.
 _PIECE_OVERHEAD = 48
@@ -355,19 +359,25 @@ def _half_closable(wrapper: Any) -> Any:
     return type(wrapper.__name__, (mixin, wrapper), {})
 
 
-def prepare_tls(endpoint: Any) -> None:
+def prepare_tls(endpoint: Any) -> LiveCertificate | None:
     """Let clients of an endpoint with TLS resume sessions, and learn that no protocol suits both.
+
+    Returns its certificate, which can be replaced; None for other endpoints.
 
     Required: after ALPN the alert must be no_application_protocol (RFC 7301 §3.2), which says why;
     Twisted sends internal_error. And a resumed handshake takes half of the CPU. A context cannot be
     changed once it is complete, and Twisted completes it when it makes it.
     """
     options = getattr(endpoint, "_sslContextFactory", None)
-    if isinstance(options, CertificateOptions):
-        lacking = missing(options, ["_contextFactory"])
-        feature = "resumed TLS sessions and the alert no_application_protocol"
-        FAST_PATHS.require(feature, lacking)
-        options._contextFactory = _SiteContext
+    if not isinstance(options, CertificateOptions):
+        return None
+    lacking = missing(options, ["_contextFactory"])
+    feature = "resumed TLS sessions and the alert no_application_protocol"
+    FAST_PATHS.require(feature, lacking)
+    options._contextFactory = _SiteContext
+    certificate = LiveCertificate(options)
+    endpoint._sslContextFactory = certificate
+    return certificate
 
 
 # The ciphers of TLS 1.3, in the order that Mozilla recommends.
@@ -387,7 +397,10 @@ class _SiteContext(Context):
         return super().set_options(options & ~OP_NO_TICKET)
 
     def set_alpn_select_callback(self, callback: Callable[[Any, list[bytes]], Any]) -> None:
-        """Set the callback; if it returns no protocol, the client gets an alert."""
+        """Set the callback; if it returns no protocol, the client gets an alert.
+
+        Where that is not possible, ALPN is left out. All clients then speak HTTP/1.1 without it.
+        """
 
         def select(connection: Any, offered: list[bytes]) -> Any:
             selected = callback(connection, offered)
@@ -396,10 +409,18 @@ class _SiteContext(Context):
                 raise TlsError([("", "", "no application protocol")])
             return selected
 
-        super().set_alpn_select_callback(select)
+        try:
+            super().set_alpn_select_callback(select)
+        except MemoryError:
+            # cffi calls Python by way of such memory.
+            _log.info(
+                "TLS without ALPN, as no memory may be writable and executable "
+                "(MemoryDenyWriteExecute=): clients speak HTTP/1.1 all the same",
+                event="alpn_off",
+            )
 
 
-def encrypt_directly(port: Any) -> None:
+def encrypt_directly(port: Any, certificate: LiveCertificate) -> None:
     """Let OpenSSL read from and write to the sockets of a port with TLS.
 
     Behind the PROXY protocol TLS is left to Twisted.
@@ -407,12 +428,10 @@ def encrypt_directly(port: Any) -> None:
     factory = getattr(port, "factory", None)
     if not (isinstance(port, Port) and isinstance(factory, TLSMemoryBIOFactory)):
         return
-    lacking = missing(factory, ["_creatorCallable"]) + missing(TlsSocket, ["set_options"])
-    if FAST_PATHS.allow("direct TLS", lacking):
+    if FAST_PATHS.allow("direct TLS", missing(TlsSocket, ["set_options"])):
         # What Twisted's callbacks of a context ask, for ALPN and for the name of the server.
         asked: Any = SimpleNamespace(factory=factory, abortConnection=lambda: None)
-        context = factory._creatorCallable(asked).get_context()
-        transport: Any = encrypted(port.transport, context, asked)
+        transport: Any = encrypted(port.transport, lambda: certificate.context, asked)
         port.transport = transport
         port.factory = factory.wrappedFactory
 

@@ -24,6 +24,10 @@ from pushd.access.memory import Memory
 from pushd.access.permissions import PermissionCache, Revoker
 from pushd.access.proxies import Proxies
 from pushd.access.throttle import Throttle
+from pushd.api.centrifuge.dependencies import CentrifugeDependencies
+from pushd.api.centrifuge.http_api import HttpApi
+from pushd.api.centrifuge.procedures import Procedures
+from pushd.api.centrifuge.websocket import CentrifugeResource
 from pushd.api.health import Readiness
 from pushd.api.publish import max_batch_body, max_line
 from pushd.api.resource import DaemonState
@@ -45,25 +49,34 @@ from pushd.protocols.websocket.protocol import PushFactory
 from pushd.schedule.coalescing import CoalescingClock
 from pushd.schedule.histogram import Histogram
 from pushd.schedule.ticks import lateness_of
+from pushd.service.broker_wait import BrokerWait
 from pushd.service.daemon import Drain, PushService
 from pushd.service.lifespan import LifespanService
 from pushd.service.listening import PortService
-from pushd.service.metrics import MetricsCollector, PoolUsage, StateCollector, TopicCollector
+from pushd.service.metrics import (
+    MetricsCollector,
+    PoolUsage,
+    ScheduleCollector,
+    StateCollector,
+    TopicCollector,
+)
 from pushd.service.reload import LiveSettings
 from pushd.service.state import StateService
 from pushd.topics.attendance import Attendances
 from pushd.topics.broker import Broker, MemoryBroker
 from pushd.topics.history import History, Retention
 from pushd.topics.hub import Hub
+from pushd.topics.local_schedules import LocalSchedules
 from pushd.topics.presence import Presence
 from pushd.topics.publisher import Publisher
 from pushd.topics.redis.address import RedisAddress, find_missing_package
 from pushd.topics.redis.broker import RedisBroker
 from pushd.topics.redis.scripts import RedisNames
 from pushd.topics.rules import Rule, Rules, default_access
-from pushd.topics.scheduled import ScheduledPublications
+from pushd.topics.scheduled import SCHEDULE_GRACE, ScheduledPublications, ScheduleStore
 from pushd.topics.state.broker import StateDependencies, StoredBroker
 from pushd.topics.state.database import Database
+from pushd.topics.state.schedules import StoredSchedules
 from pushd.topics.state.writer import CallerThread, Disk, Writer
 from pushd.views.authorizer import AuthorizeFunction, TopicAuthorizer
 from pushd.views.exchange import ViewDependencies
@@ -99,8 +112,16 @@ _DEMO_FILES = {
     "/play/publish/": ("topics.html", "demo/topics.js", "demo/costs.js"),
 }
 
+# Where publications are posted at the public port.
+_TOPICS = b"/topics/"
+
 # Requests to the control port whose body may be larger than a message.
-_LARGE_BODIES = {b"/publish": max_batch_body}
+_LARGE_BODIES = {
+    b"/publish": max_batch_body,
+    b"/api/publish": max_batch_body,
+    b"/api/broadcast": max_batch_body,
+    b"/api/batch": max_batch_body,
+}
 
 
 class ThreadPools(Threads, Bridge, Protocol):
@@ -169,7 +190,9 @@ def build(settings: Settings, runtime: Runtime) -> PushService:
     readiness = Readiness(state.broker.fault)
     pool = _make_page_pool(inputs)
     application = _build_application(inputs, views, pool)
-    public = _build_public_site(inputs, state, views, pool, application)
+    topics = _build_topics(inputs, state, views, pool)
+    centrifuge = _build_centrifuge(inputs, state, views, topics, pool)
+    public = _build_public_site(inputs, topics, application)
     control = control_site(
         runtime.reactor,
         control_policy(runtime.reactor, runtime.wall, live, inputs.counters, inputs.memory),
@@ -177,6 +200,7 @@ def build(settings: Settings, runtime: Runtime) -> PushService:
         readiness,
         state,
         replace(views, factory=_make_publishers_factory(inputs)),
+        None if centrifuge is None else HttpApi(centrifuge, settings.api_key),
     )
     inputs.counters.register(_build_collector(inputs, state, views, public))
     service = PushService(
@@ -188,9 +212,10 @@ def build(settings: Settings, runtime: Runtime) -> PushService:
         control=[_control_port(runtime.reactor, one, control) for one in settings.control],
         application=application if isinstance(application, AsgiGateway) else None,
     )
-    if isinstance(state.broker, StoredBroker):
-        service.addService(StateService(state.broker))
-        inputs.counters.register(StateCollector(state.broker))
+    stored = state.broker if isinstance(state.broker, StoredBroker) else None
+    inputs.counters.register(StateCollector(stored))
+    if stored is not None:
+        service.addService(StateService(stored))
     service.appliers.append(live.apply)
     service.stopping += [runtime.threads.stop, public.policy.throttle.stop]
     blocking = BlockingPublisher(views.publisher, runtime.threads)
@@ -207,6 +232,10 @@ def build(settings: Settings, runtime: Runtime) -> PushService:
         readiness.checks.append(lifespan.fault)
         service.interrupting.append(lifespan.interrupt)
         service.addService(lifespan)
+    if isinstance(state.broker, RedisBroker) and isinstance(runtime.reactor, ReactorBase):
+        # After the application's, which lets requests in.
+        ports = (*service.public, *service.control)
+        service.addService(BrokerWait(runtime.reactor, state.broker.tried, ports))
     return service
 
 
@@ -247,7 +276,7 @@ def _build_state(inputs: _BuildInputs) -> DaemonState:
         clock=runtime.reactor,
         broker=broker,
         hub=hub,
-        scheduled=ScheduledPublications(inputs.clock, broker, _make_name),
+        scheduled=_build_scheduled(inputs, broker),
         connections=connections,
         limits=inputs.live.limits,
         rules=rules,
@@ -258,6 +287,21 @@ def _build_state(inputs: _BuildInputs) -> DaemonState:
     )
 
 
+def _build_scheduled(inputs: _BuildInputs, broker: Broker) -> ScheduledPublications:
+    """Build what publishes later: its schedules are where the publications are."""
+    grace, wall = inputs.settings.schedule_grace, inputs.runtime.wall
+    store: ScheduleStore
+    if isinstance(broker, RedisBroker):
+        store = broker.schedules
+    elif isinstance(broker, StoredBroker):
+        store = StoredSchedules(inputs.clock, broker, wall=wall, grace=grace)
+    else:
+        store = LocalSchedules(inputs.clock, broker, wall=wall, grace=grace)
+    scheduled = ScheduledPublications(store, _make_name, wall=wall, grace=grace)
+    inputs.counters.register(ScheduleCollector(scheduled))
+    return scheduled
+
+
 def _build_broker(inputs: _BuildInputs) -> Broker:
     """Build the broker that the settings ask for."""
     runtime, settings, grown = inputs.runtime, inputs.settings, inputs.memory.add
@@ -265,7 +309,16 @@ def _build_broker(inputs: _BuildInputs) -> Broker:
     if settings.state is None or settings.broker is not None:
         if settings.state is not None:
             _log.info("--state is not used: topics are kept in Redis", event="state_unused")
-        return make_broker(settings.broker, runtime.reactor, retention, _make_name, grown, rules)
+        return make_broker(
+            settings.broker,
+            runtime.reactor,
+            retention,
+            _make_name,
+            grown,
+            rules,
+            schedule_grace=settings.schedule_grace,
+            lateness=lateness_of(inputs.clock),
+        )
     database = Database(settings.state, settings.state_sync)
     return StoredBroker(
         runtime.reactor,
@@ -340,25 +393,30 @@ def _make_publishers_factory(inputs: _BuildInputs) -> PushFactory:
 
 
 def _make_page_pool(inputs: _BuildInputs) -> Pool | None:
-    """Make the threads of a WSGI application and of an authorizer; None without either."""
+    """Make the threads of an application, an authorizer and procedures; None without any."""
     settings = inputs.settings
-    if settings.wsgi is None and _find_authorizer(settings) is None:
+    if settings.wsgi is None and settings.rpc is None and _find_authorizer(settings) is None:
         return None
     return inputs.runtime.threads.make_page_pool(settings.wsgi_threads)
 
 
+def _build_topics(
+    inputs: _BuildInputs, state: DaemonState, views: ViewDependencies, pool: Pool | None
+) -> TopicDependencies:
+    """Build what serves topics at the public port."""
+    authorize, authorizer = _find_authorizer(inputs.settings), None
+    if authorize is not None and pool is not None:
+        authorizer = _build_authorizer(inputs, views, state, authorize, pool)
+    return TopicDependencies(inputs.runtime.reactor, views, state, authorizer)
+
+
 def _build_public_site(
     inputs: _BuildInputs,
-    state: DaemonState,
-    views: ViewDependencies,
-    pool: Pool | None,
+    topics: TopicDependencies,
     application: WsgiGateway | AsgiGateway | None,
 ) -> PushdSite:
     """Build the site of the public port: views, topics, and an application or static files."""
     runtime, settings = inputs.runtime, inputs.settings
-    authorize, authorizer = _find_authorizer(settings), None
-    if authorize is not None and pool is not None:
-        authorizer = _build_authorizer(inputs, views, state, authorize, pool)
     return public_site(
         runtime.reactor,
         public_policy(
@@ -370,15 +428,52 @@ def _build_public_site(
             inputs.memory,
         ),
         settings.routes,
-        TopicDependencies(runtime.reactor, views, state, authorizer),
+        topics,
         StaticFiles([*_own_files(settings), shipped_client()], _hidden_files(settings)),
         application,
     )
 
 
+def _build_centrifuge(
+    inputs: _BuildInputs,
+    state: DaemonState,
+    views: ViewDependencies,
+    topics: TopicDependencies,
+    pool: Pool | None,
+) -> CentrifugeDependencies | None:
+    """Build what serves Centrifuge clients, and add it to the public port; None if that is off."""
+    settings, runtime, procedures = inputs.settings, inputs.runtime, None
+    if not settings.centrifuge:
+        return None
+    if settings.rpc is not None and pool is not None:
+        procedures = Procedures(
+            settings.rpc,
+            runtime.reactor,
+            publisher=views.publisher,
+            threads=runtime.threads,
+            pool=pool,
+            limit=(settings.wsgi_threads + 1) // 2,  # As for the authorizer.
+            failed=inputs.counters.view_errors.inc,
+            loop=runtime.loop,
+        )
+    dependencies = CentrifugeDependencies(
+        state,
+        views.authorizer,
+        topics.access,
+        topics.keep_alives,
+        topics.clock,
+        personal=settings.centrifuge_personal,
+        make_name=_make_name,
+        procedures=procedures,
+    )
+    path = f"{settings.centrifuge_path}/websocket"
+    topics.centrifuge = {path: CentrifugeResource(views, dependencies)}
+    return dependencies
+
+
 def _find_authorizer(settings: Settings) -> AuthorizeFunction | None:
     """Return the operator's authorizer, or that of the application; None without one."""
-    if settings.authorize is not None or settings.wsgi is None:
+    if settings.authorize is not None or (settings.wsgi is None and settings.asgi is None):
         return settings.authorize
     return find_authorizer()
 
@@ -471,6 +566,7 @@ def public_policy(
         memory=memory,
         limits=live.limits,
         wall=wall,
+        is_publication=lambda path: path.startswith(_TOPICS),
         page_headers=live.page_headers,
     )
 
@@ -497,6 +593,7 @@ def control_policy(
         memory=memory,
         limits=live.limits,
         wall=wall,
+        is_publication=lambda path: True,
         large_bodies=_LARGE_BODIES,
         freed_last=True,
     )
@@ -554,6 +651,9 @@ def make_broker(
     make_name: Callable[[], str],
     grown: Callable[[int], object],
     rules: Rules,
+    *,
+    schedule_grace: float = SCHEDULE_GRACE,
+    lateness: Histogram | None = None,
 ) -> Broker:
     """Make the broker: over Redis, or in memory without an address.
 
@@ -561,6 +661,8 @@ def make_broker(
     :param make_name: returns a random name that is not in use.
     :param grown: called with the bytes that each publication adds to what is kept in memory.
     :param rules: of topics that are kept otherwise.
+    :param schedule_grace: see ``RedisBroker``.
+    :param lateness: see ``RedisBroker``.
     """
     if address is None:
         history = History(reactor, retention, make_name, grown, rules)
@@ -576,4 +678,6 @@ def make_broker(
         retention=retention,
         make_name=make_name,
         rules=rules,
+        schedule_grace=schedule_grace,
+        lateness=lateness,
     )

@@ -95,6 +95,7 @@ class PushService(MultiService):
     def startService(self) -> None:
         """Open the ports, and report that the daemon is ready."""
         super().startService()
+        self._scheduled.start()
         self._readiness.listening = True
 
     def stopService(self) -> Deferred[Any]:
@@ -132,12 +133,14 @@ class PushService(MultiService):
         if self._application is not None:
             await self._wait(self._application.settled(), self._views.grace)
             await self._wait(self._application.stop(), self._views.grace)
-        self._scheduled.stop()
+        await self._wait(self._scheduled.stop(), _LAST_REQUESTS)
         await self._wait(self._presence.leave(), _LAST_REQUESTS)
         self._presence.stop()
-        self._broker.stop()
+        # With systemd's sockets, publishers wait there for the next process from now on. Until then
+        # the broker takes what they publish.
         closed = gatherResults([port.close() for port in self.control], consumeErrors=True)
         await self._wait(closed, _LAST_REQUESTS)
+        self._broker.stop()
         await super().stopService()
 
     def _wait(self, awaited: Deferred[Any], seconds: float | None = None) -> Deferred[None]:

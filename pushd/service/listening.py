@@ -6,7 +6,9 @@ import os
 import re
 import socket
 import stat
+from collections.abc import Callable
 from errno import EADDRINUSE
+from functools import partial
 from typing import Any
 
 from twisted.application.service import Service
@@ -19,6 +21,7 @@ from twisted.python.failure import Failure
 from pushd.errors import SocketInUse
 from pushd.options.conflicts import EXPOSED, is_loopback
 from pushd.options.parsers import BEHIND_PROXY
+from pushd.protocols.certificate import LiveCertificate, explain
 from pushd.protocols.http.request import peer_name
 from pushd.protocols.http.site import PushdSite
 from pushd.protocols.proxy_protocol import ProxyProtocolFactory
@@ -72,6 +75,8 @@ class PortService(Service):
         self._option = option
         self._private = private
         self._port: Any = None  # An IListeningPort.
+        # That of an endpoint with TLS.
+        self._certificate: LiveCertificate | None = None
         path = unix_path(self._plain)
         self._socket_file = None if path is None else SocketFile(path)
 
@@ -80,7 +85,7 @@ class PortService(Service):
         failures: list[Failure] = []
         try:
             endpoint = serverFromString(self._reactor, self._describe())
-            prepare_tls(endpoint)
+            self._certificate = prepare_tls(endpoint)
             if self._socket_file is not None:
                 self._socket_file.claim()
         except (OSError, SocketInUse) as error:
@@ -109,6 +114,24 @@ class PortService(Service):
             return None
         port, self._port = self._port, None
         return maybeDeferred(port.stopListening).addBoth(self._release)
+
+    def read_certificate(self) -> Callable[[], None]:
+        """Read the files of the certificate again; return what puts it into use.
+
+        Without TLS, there is nothing to do. Raises ValueError, with a line for the operator, if the
+        files cannot be used.
+        """
+        if self._certificate is None:
+            return lambda: None
+        try:
+            fresh = prepare_tls(serverFromString(self._reactor, self._describe()))
+            assert fresh is not None  # The description is the same.
+            # So that all that can fail does so now.
+            _ = fresh.context
+        except Exception as error:
+            reason = explain(error) or str(error)
+            raise ValueError(f"{self._option} {self._endpoint}: {reason}") from None
+        return partial(self._renew, self._certificate, fresh)
 
     def hold(self) -> None:
         """Accept no connections until ``resume``: they wait in the kernel's queue."""
@@ -144,6 +167,18 @@ class PortService(Service):
     def close_unused(self) -> None:
         """Close the connections on which no request is in progress."""
         self._site.connections.close_silent()
+
+    def _renew(self, certificate: LiveCertificate, fresh: LiveCertificate) -> None:
+        """Give new connections another certificate, if it is another one."""
+        if certificate.replace(fresh):
+            _log.info(
+                "{option} {endpoint}: new connections get another certificate, which expires on "
+                "{expires}",
+                event="certificate_replaced",
+                option=self._option,
+                endpoint=self._endpoint,
+                expires=fresh.expires.isoformat(),
+            )
 
     def _describe(self) -> str:
         """Return the description of the endpoint for Twisted, with our defaults."""
@@ -186,7 +221,10 @@ class PortService(Service):
         if self._plain != self._endpoint:
             self._expect_header(port)
         accept_directly(port)
-        encrypt_directly(port)
+        if self._certificate is not None:
+            # So that all that can fail does so now.
+            _ = self._certificate.context
+            encrypt_directly(port, self._certificate)
         pass_half_closes(getattr(port, "factory", None))
         self._log_address(port.getHost())
 

@@ -26,6 +26,7 @@ from pushd.protocols.http.site import PushdSite
 from pushd.protocols.websocket.protocol import PushFactory
 from pushd.schedule.histogram import Histogram
 from pushd.topics.broker import Broker
+from pushd.topics.scheduled import ScheduledPublications
 from pushd.topics.state.broker import StoredBroker
 
 # Transports of messages: all but plain HTTP.
@@ -100,28 +101,47 @@ class TopicCollector(Collector):
         )
 
 
-class StateCollector(Collector):
-    """Reads the metrics of ``--state``."""
+class ScheduleCollector(Collector):
+    """Reads what has become of scheduled publications."""
 
-    def __init__(self, broker: StoredBroker) -> None:
+    def __init__(self, scheduled: ScheduledPublications) -> None:
+        self._scheduled = scheduled
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield how many were dropped at this node."""
+        yield CounterMetricFamily(
+            "pushd_scheduled_dropped",
+            "Scheduled publications dropped because they were due more than --schedule-grace ago.",
+            value=self._scheduled.dropped,
+        )
+
+
+class StateCollector(Collector):
+    """Reads the metrics of ``--state``.
+
+    :param broker: None without ``--state``.
+    """
+
+    def __init__(self, broker: StoredBroker | None) -> None:
         self._broker = broker
 
     def collect(self) -> Iterator[Metric]:
         """Yield how much is on disk, and how much is not yet."""
+        broker = self._broker
         yield GaugeMetricFamily(
             "pushd_state_up",
-            "1 if the directory of --state can be written, else 0.",
-            int(self._broker.writer.reason is None),
+            "1 if the directory of --state can be written, else 0 (always 1 without it).",
+            int(broker is None or broker.writer.reason is None),
         )
         yield GaugeMetricFamily(
             "pushd_state_unwritten",
             "Publications that are not written to the directory of --state yet.",
-            self._broker.unwritten,
+            0 if broker is None else broker.unwritten,
         )
         yield GaugeMetricFamily(
             "pushd_state_bytes",
             "Bytes that the database of --state takes on disk.",
-            self._broker.writer.size,
+            0 if broker is None else broker.writer.size,
         )
 
 

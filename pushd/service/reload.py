@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from twisted.logger import Logger
 
@@ -64,31 +65,35 @@ class Reloader:
 
     :param options: the options that the daemon was started with.
     :param appliers: functions that are called with the new settings.
+    :param certificates: functions that read the certificates of ports again. Each returns what puts
+        its certificate into use, or raises ValueError with a line for the log.
     """
 
-    def __init__(self, options: Options, appliers: Sequence[Applier]) -> None:
+    def __init__(
+        self,
+        options: Options,
+        appliers: Sequence[Applier],
+        certificates: Sequence[Callable[[], Callable[[], None]]] = (),
+    ) -> None:
         self._options = options
         self._appliers = appliers
+        self._certificates = certificates
         self._in_force = {name: given.text for name, given in options.given.items()}
         self._keys = options.settings.token_keys
         self._rules = options.settings.rules
 
-    def reload(self) -> None:
-        """Reload, and log each option that has changed. With any mistake, nothing changes."""
+    def reload(self) -> bool:
+        """Reload, and log each option that has changed.
+
+        With any mistake, nothing changes, and False is returned.
+        """
         try:
             settings, given = self._options.resolve()
+            renewals = self._read_files(settings)
         except InvalidOptions as mistakes:
             for line in mistakes.lines:
                 _log.error("not reloaded: {mistake}", event="not_reloaded", mistake=line)
-            return
-        if settings.token_keys.are_cut_off(self._keys):
-            # Else all tokens would be refused until the next reload.
-            mistake = (
-                "--token-key: a secret is only the beginning of the one in use; "
-                "reload once its file is written, or restart to use it"
-            )
-            _log.error("not reloaded: {mistake}", event="not_reloaded", mistake=mistake)
-            return
+            return False
         self._keys = settings.token_keys
         for option in OPTIONS:
             text, before = given[option.name].text, self._in_force.get(option.name, option.default)
@@ -112,15 +117,39 @@ class Reloader:
                 before=option.show(before) or "unset",
             )
         self._log_rules(settings.rules)
-        for apply in self._appliers:
+        applies: list[Callable[[], object]] = [partial(one, settings) for one in self._appliers]
+        for apply in (*renewals, *applies):
             try:
-                apply(settings)
+                apply()
             except Exception:
                 _log.failure(
                     "applying the new settings raised an exception: some may not be in force",
                     event="reload_failed",
                 )
         _log.info("options reloaded", event="reloaded")
+        return True
+
+    def _read_files(self, settings: Settings) -> list[Callable[[], None]]:
+        """Read the certificates in use, and check the keys. Raises InvalidOptions.
+
+        :param settings: the new ones. A new value of ``--listen`` needs a restart, but the files of
+            the old one are read again.
+        """
+        renewals, mistakes = [], []
+        for read in self._certificates:
+            try:
+                renewals.append(read())
+            except ValueError as mistake:
+                mistakes.append(str(mistake))
+        if settings.token_keys.are_cut_off(self._keys):
+            # Else all tokens would be refused until the next reload.
+            mistakes.append(
+                "--token-key: a secret is only the beginning of the one in use; "
+                "reload once its file is written, or restart to use it"
+            )
+        if mistakes:
+            raise InvalidOptions(mistakes)
+        return renewals
 
     def _log_rules(self, rules: Rules) -> None:
         """Log the rules for topics if they have changed."""

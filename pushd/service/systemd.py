@@ -44,6 +44,7 @@ class Notifier(Service):
         self._count = count
         self._monotonic = monotonic
         self._state = "serving"
+        self._refused = False
         self._call: IDelayedCall | None = None
 
     def startService(self) -> None:
@@ -68,8 +69,12 @@ class Notifier(Service):
         """Notify systemd that a reload has begun; ``ready`` ends it."""
         self._send("RELOADING=1", f"MONOTONIC_USEC={self._monotonic() * 1_000_000:.0f}")
 
-    def ready(self) -> None:
-        """Notify systemd that the daemon is ready."""
+    def ready(self, *, refused: bool = False) -> None:
+        """Notify systemd that the daemon is ready.
+
+        :param refused: True after a reload that has changed nothing, which the status then tells.
+        """
+        self._refused = refused
         self._send("READY=1", self._status())
 
     def _begin(self) -> None:
@@ -83,7 +88,8 @@ class Notifier(Service):
 
     def _status(self) -> str:
         count = self._count()
-        return f"STATUS={self._state} {count} connection{'' if count == 1 else 's'}"
+        status = f"STATUS={self._state} {count} connection{'' if count == 1 else 's'}"
+        return f"{status}; the last reload was refused" if self._refused else status
 
     def _send(self, *lines: str) -> None:
         if self._address is None:

@@ -75,12 +75,12 @@ def makeService(
     )
     service.addService(notifier)
     service.stopping.append(lambda: notifier.stopping(service.limits.drain + _STOP_RESERVE))
-    reloader = Reloader(options, service.appliers)
+    ports = (*service.public, *service.control)
+    reloader = Reloader(options, service.appliers, [port.read_certificate for port in ports])
 
     def reload() -> None:
         notifier.reloading()
-        reloader.reload()
-        notifier.ready()
+        notifier.ready(refused=not reloader.reload())
 
     signals = Signals(reactor, interrupt=service.interrupt, cut=service.cut, reload=reload)
     service.addService(signals)

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
+from datetime import datetime
 from functools import partial
 from threading import Event, RLock
 from types import TracebackType
@@ -180,6 +181,7 @@ class Daemon:
         *,
         event: str | None = None,
         delay: float | None = None,
+        at: datetime | None = None,
         every: float | None = None,
         count: int | None = None,
     ) -> Any:
@@ -189,7 +191,7 @@ class Daemon:
         that was started last.
         """
         return self._publisher.publish(
-            topic, data, event=event, delay=delay, every=every, count=count
+            topic, data, event=event, delay=delay, at=at, every=every, count=count
         )
 
     def last_id(self, topic: str) -> str:

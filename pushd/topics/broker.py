@@ -153,6 +153,9 @@ class Broker(TopicSource, Protocol):
     def names(self) -> Deferred[list[str]]:
         """Give the names of all topics that have a history."""
 
+    def forget(self, topic: str) -> Deferred[None]:
+        """Drop the history of a topic. Its ids go on, and its subscribers notice nothing."""
+
     def fault(self) -> str | None:
         """Return in one line why publishing is impossible at the moment; None if it is possible."""
 
@@ -259,6 +262,11 @@ class MemoryBroker:
     def names(self) -> Deferred[list[str]]:
         """Give the names of all topics that have a history."""
         return succeed(self._history.names())
+
+    def forget(self, topic: str) -> Deferred[None]:
+        """Drop the history of a topic."""
+        self._history.forget(topic)
+        return succeed(None)
 
     def fault(self) -> str | None:
         """Return None: memory is always available."""

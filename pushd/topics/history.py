@@ -279,6 +279,17 @@ class History:
         while self.bytes > goal and self._retained:
             self._drop(next(iter(self._retained)))
 
+    def forget(self, name: str) -> None:
+        """Drop the publications of a topic. Its epoch is kept for a while, as that of an idle one.
+
+        Clients that lack any of them cannot resume.
+        """
+        topic = self._topics.get(name)
+        if topic is not None:
+            self._touch(topic, self._rule_for(name))
+            while topic.kept:
+                self._drop(topic.oldest)
+
     def expect(self, name: str) -> None:
         """Keep a topic, as its next publication is written elsewhere first, until ``settle``."""
         self._get(name).expected += 1

@@ -11,7 +11,7 @@ waits for a slow watcher.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2s
@@ -70,6 +70,10 @@ class Present:
         return _key(self.subject, self.connection)
 
 
+# A subject that is not there.
+_NOBODY = Present(None, "")
+
+
 @dataclass(frozen=True)
 class PresenceList:
     """Who listens to a topic."""
@@ -99,16 +103,31 @@ class PresenceChange:
     present: Present
 
 
+@dataclass(frozen=True, slots=True)
+class ConnectionChange:
+    """A connection of a subject has joined a topic, or left it."""
+
+    topic: str
+    joined: bool
+    #: The name of the connection.
+    connection: str
+    present: Present
+
+
+#: What watchers are told.
+Event = PresenceList | PresenceChange | ConnectionChange
+
+
 class Notice:
     """What watchers are told together: a whole list, or some changes."""
 
     __slots__ = ("_rendered", "events")
 
-    def __init__(self, events: Sequence[PresenceList | PresenceChange]) -> None:
+    def __init__(self, events: Sequence[Event]) -> None:
         self.events = events
         self._rendered: dict[Any, bytes] = {}
 
-    def render(self, form: Callable[[Sequence[PresenceList | PresenceChange]], bytes]) -> bytes:
+    def render(self, form: Callable[[Sequence[Any]], bytes]) -> bytes:
         """Return the notice as it is written in a form, which is computed once for all watchers."""
         rendered = self._rendered.get(form)
         if rendered is None:
@@ -227,6 +246,8 @@ class _Topic:
         "flushed_at",
         "followed",
         "full",
+        "listeners",
+        "moves",
         "others",
         "own",
         "stale",
@@ -244,6 +265,9 @@ class _Topic:
         # Watchers that need the whole list, and those that need it once they have room.
         self.stale: dict[Watch, None] = {}
         self.full: dict[Watch, None] = {}
+        # Watchers of connections, and what they have yet to be told.
+        self.listeners: dict[Watch, None] = {}
+        self.moves: list[ConnectionChange] = []
         # What all other watchers know; None if they know counts only, or nothing.
         self.announced: dict[str, Present] | None = None
         # The keys of what may have changed since.
@@ -360,23 +384,32 @@ class Presence:
         if own is None:
             own = state.own[key] = _Subject(subject or None, name)
         self._lingering.stop((topic, key))
-        if name not in own.connections:
-            state.connections += 1
+        is_new = name not in own.connections
         own.connections[name] = own.connections.get(name, 0) + 1
         own.info = info
+        if is_new:
+            state.connections += 1
+            _note_moves(topic, state, True, own.present(), (name,))
         self._changed(topic, state, key)
         return Attendance(self, topic, key, name)
 
-    def watch(self, topic: str, watcher: Watcher) -> Watch:
-        """Tell a watcher who is present, and who joins and leaves from then on."""
+    def watch(self, topic: str, watcher: Watcher, *, connections: bool = False) -> Watch:
+        """Tell a watcher who is present, and who joins and leaves from then on.
+
+        :param connections: whether it is told of connections in place of subjects. Then it gets no
+            list, and nothing while it has no room, or while there are too many subjects.
+        """
         watch = Watch(self, topic, watcher)
         state = self._open(topic)
-        if not state.watchers and self._exchange is not None:
+        if not (state.watchers or state.listeners) and self._exchange is not None:
             self._unwatched.stop(topic)
             if not state.followed:
                 state.followed = True
                 self._exchange.follow(topic)
-        state.watchers[watch] = state.stale[watch] = None
+        if connections:
+            state.listeners[watch] = None
+        else:
+            state.watchers[watch] = state.stale[watch] = None
         self._schedule(topic, state)
         return watch
 
@@ -447,6 +480,8 @@ class Presence:
         """Take what the others have of a topic that is followed."""
         state = self._topics[topic]
         before = NO_OTHERS if state.others is None else state.others
+        if state.others is not None and state.listeners:
+            _note_others(topic, state, before.parts, others.parts)
         state.others = others
         for one in (before, others):
             for part in one.parts.values():
@@ -460,6 +495,10 @@ class Presence:
         state = self._topics[topic]
         assert state.others is not None
         part = dict(state.others.parts.get(node, {}))
+        if state.listeners:
+            known = {key: part[key] for key in changes if key in part}
+            given = {key: one for key, one in changes.items() if one is not None}
+            _note_others(topic, state, {node: known}, {node: given})
         for key, present in changes.items():
             if present is None:
                 part.pop(key, None)
@@ -483,6 +522,7 @@ class Presence:
         if own.connections[connection]:
             return
         del own.connections[connection]
+        _note_moves(topic, state, False, own.present(), (connection,))
         state.connections -= 1
         if not own.connections:
             self._lingering.start((topic, key))
@@ -507,14 +547,22 @@ class Presence:
             return
         topic = watch.topic
         state = self._topics[topic]
-        del state.watchers[watch]
-        state.stale.pop(watch, None)
-        state.full.pop(watch, None)
-        if state.watchers:
+        if watch in state.listeners:
+            del state.listeners[watch]
+            if state.listeners:
+                return
+            state.moves.clear()
+        else:
+            del state.watchers[watch]
+            state.stale.pop(watch, None)
+            state.full.pop(watch, None)
+            if state.watchers:
+                return
+            state.announced = None
+            state.changed.clear()
+        if state.watchers or state.listeners:
             return
         _cancel_call(state)
-        state.announced = None
-        state.changed.clear()
         if state.followed:
             self._unwatched.start(topic)
         self._close(topic, state)
@@ -536,7 +584,7 @@ class Presence:
 
     def _close(self, topic: str, state: _Topic) -> None:
         """Forget a topic that has neither subjects nor watchers."""
-        if not (state.own or state.watchers or state.followed):
+        if not (state.own or state.watchers or state.listeners or state.followed):
             del self._topics[topic]
 
     def _changed(self, topic: str, state: _Topic, key: str) -> None:
@@ -545,13 +593,14 @@ class Presence:
             self._exchange.share(topic, key)
         if state.watchers:
             state.changed.add(key)
+        if state.watchers or state.listeners:
             self._schedule(topic, state)
 
     def _schedule(self, topic: str, state: _Topic) -> None:
         """Tell the watchers soon, if there is something to tell."""
-        if state.others is None or not state.watchers:
+        if state.others is None or not (state.watchers or state.listeners):
             return
-        if not (state.stale or state.changed):
+        if not (state.stale or state.changed or state.moves):
             return
         at = state.flushed_at + _PACE
         if state.crowded and not state.stale:
@@ -571,6 +620,23 @@ class Presence:
         others = state.others or NO_OTHERS
         state.crowded = self._count(state, others)[0] > self.limit or others.counts is not None
         notices: list[tuple[Iterator[Watch], Notice]] = []
+        moves, state.moves = state.moves, []
+        if moves and not state.crowded:
+            notices.append((iter(tuple(state.listeners)), Notice(moves)))
+        if state.watchers:
+            notices += self._notices(topic, state, others, stale, ready)
+        self._deliver(topic, state, notices)
+
+    def _notices(
+        self,
+        topic: str,
+        state: _Topic,
+        others: Others,
+        stale: dict[Watch, None],
+        ready: list[Watch],
+    ) -> list[tuple[Iterator[Watch], Notice]]:
+        """Return what the watchers of subjects are told, and which of them."""
+        notices: list[tuple[Iterator[Watch], Notice]] = []
         if state.crowded:
             state.announced = None
             if state.flushed_at >= state.counted_at + _COUNTS_PACE:
@@ -585,7 +651,7 @@ class Presence:
             notices.append((iter([one for one in ready if one not in stale]), Notice(changes)))
         if stale:
             notices.append((iter(stale), Notice((self._list(topic, others),))))
-        self._deliver(topic, state, notices)
+        return notices
 
     def _take_changes(self, topic: str, state: _Topic) -> list[PresenceChange]:
         """Return what has changed since the watchers were last told."""
@@ -610,7 +676,8 @@ class Presence:
         told = 0
         for watches, notice in notices:
             for watch in watches:
-                if watch in state.watchers:  # Else it was cancelled meanwhile.
+                # Else it was cancelled meanwhile.
+                if watch in state.watchers or watch in state.listeners:
                     self._notify(state, watch, notice)
                 told += 1
                 if told == _PORTION:
@@ -667,6 +734,32 @@ def _unite(parts: Sequence[Present]) -> Present:
 def _key(subject: str | None, connection: str) -> str:
     """Return what identifies a subject in its topic: a connection, if it has no subject."""
     return f"c{connection}" if subject is None else f"s{subject}"
+
+
+def _note_moves(
+    topic: str, state: _Topic, joined: bool, present: Present, names: Iterable[str]
+) -> None:
+    """Note for the watchers of connections that some of a subject's have joined or left."""
+    if state.listeners:
+        state.moves += [ConnectionChange(topic, joined, name, present) for name in names]
+
+
+def _note_others(
+    topic: str,
+    state: _Topic,
+    before: Mapping[str, Mapping[str, Present]],
+    after: Mapping[str, Mapping[str, Present]],
+) -> None:
+    """Note what has changed at other nodes, of which the first hundred of a subject are known."""
+    for node in {**before, **after}:
+        old, new = before.get(node, {}), after.get(node, {})
+        for key in {**old, **new}:
+            was = old.get(key, _NOBODY)
+            now = new.get(key, _NOBODY)
+            left = set(was.connections).difference(now.connections)
+            joined = set(now.connections).difference(was.connections)
+            _note_moves(topic, state, False, was, sorted(left))
+            _note_moves(topic, state, True, now, sorted(joined))
 
 
 def _cancel_call(state: _Topic) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -15,6 +16,7 @@ from pushd.topics.presence import PresenceList
 from pushd.topics.publication import Id, check_event, check_topic
 from pushd.topics.rules import Rules
 from pushd.topics.scheduled import ScheduledPublication, ScheduledPublications
+from pushd.topics.timestamp import seconds_of
 
 
 class Publisher:
@@ -43,6 +45,7 @@ class Publisher:
         *,
         event: str | None = None,
         delay: float | None = None,
+        at: datetime | None = None,
         every: float | None = None,
         count: int | None = None,
     ) -> Deferred[Id] | ScheduledPublication:
@@ -52,10 +55,12 @@ class Publisher:
 
         :param event: the name of its event; None for the default.
         :param delay: seconds until the first publication.
+        :param at: its time, with a time zone, in place of the delay.
         :param every: seconds between publications; ``count`` is their number.
 
         Raises ValueError if the topic, the event or a time is invalid or the data too long,
-        TypeError if the data is of another type, and TooManyScheduled at the limit of schedules.
+        TypeError if the data is of another type, and TooManyScheduled at the limit of schedules;
+        if they are in Redis, the handle's ``kept()`` fails with that.
         """
         check_topic(topic)
         if event is not None:
@@ -76,10 +81,11 @@ class Publisher:
                 f"max-message of {rule.match}" if limit == rule.max_message else "--max-message"
             )
             raise ValueError(f"publication must be at most {limit} bytes ({source}); got {length}")
-        if delay is None and every is None and count is None:
+        if delay is None and at is None and every is None and count is None:
             return self._broker.publish(topic, data, event=event, is_json=is_json)
         draft = Draft(topic, data, event=event, is_json=is_json)
-        return self._scheduled.add(draft, delay=delay or 0, every=every, count=count)
+        time = None if at is None else seconds_of(at)
+        return self._scheduled.add(draft, delay=delay, at=time, every=every, count=count)
 
     def last_id(self, topic: str) -> Deferred[str]:
         """Give the id after which a subscriber that comes later misses nothing.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from asyncio import AbstractEventLoop
+from datetime import datetime
 from typing import Any
 
 from twisted.application.service import Service
@@ -55,6 +56,7 @@ def publish(
     *,
     event: str | None = None,
     delay: float | None = None,
+    at: datetime | None = None,
     every: float | None = None,
     count: int | None = None,
 ) -> Any:
@@ -64,7 +66,7 @@ def publish(
     ValueError and TypeError like ``Request.publish``, and RuntimeError if no pushd runs in this
     process.
     """
-    return _latest().publish(topic, data, event=event, delay=delay, every=every, count=count)
+    return _latest().publish(topic, data, event=event, delay=delay, at=at, every=every, count=count)
 
 
 def last_id(topic: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cached_property, partial
 from typing import Any
 from urllib.parse import parse_qsl
@@ -86,6 +87,7 @@ class Request:
         *,
         event: str | None = None,
         delay: float | None = None,
+        at: datetime | None = None,
         every: float | None = None,
         count: int | None = None,
     ) -> Any:
@@ -96,14 +98,16 @@ class Request:
 
         Without a time it is published at once, and the result is a Deferred of its id (in a
         blocking view, the id itself). With ``delay`` it is published that many seconds later, with
-        ``every`` repeatedly at that interval, ``count`` times if given; the result is a handle with
-        ``cancel()``.
+        ``at`` at that time, a ``datetime`` with a time zone, and with ``every`` repeatedly at that
+        interval, ``count`` times; the result is a handle with ``cancel()``. If schedules are kept
+        outside of this process, ``kept()`` of the handle is a Deferred that fires when it is, which
+        a blocking view waits for.
 
         Raises ValueError for an invalid topic, event or time, and TypeError for data of another
         type.
         """
         return self.publisher.publish(
-            topic, data, event=event, delay=delay, every=every, count=count
+            topic, data, event=event, delay=delay, at=at, every=every, count=count
         )
 
     def last_id(self, topic: str) -> Any:

@@ -191,14 +191,10 @@ class BlockingScheduledPublication:
         """Its id in ``/schedules``."""
         return self._push.id
 
-    @property
-    def done(self) -> int:
-        """The number of publications made so far."""
-        return self._push.done
-
-    def cancel(self) -> None:
-        """Cancel it."""
-        self._bridge.call(self._push.cancel)
+    def cancel(self) -> bool:
+        """Cancel it; return False if it had ended before."""
+        cancelled: bool = self._bridge.call(self._push.cancel)
+        return cancelled
 
 
 class BlockingPublisher:
@@ -209,13 +205,12 @@ class BlockingPublisher:
         self._bridge = bridge
 
     def publish(self, topic: str, data: Any, **options: Any) -> Any:
-        """Publish; see ``Publisher.publish``."""
+        """Publish; see ``Publisher.publish``. Wait until what is scheduled is kept."""
         done = self._bridge.call(partial(self._publisher.publish, topic, data, **options))
-        return (
-            BlockingScheduledPublication(done, self._bridge)
-            if isinstance(done, ScheduledPublication)
-            else done
-        )
+        if not isinstance(done, ScheduledPublication):
+            return done
+        self._bridge.call(done.kept)
+        return BlockingScheduledPublication(done, self._bridge)
 
     def last_id(self, topic: str) -> str:
         """Return a topic's last id; see ``Publisher.last_id``."""

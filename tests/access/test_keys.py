@@ -6,7 +6,7 @@ import base64
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from pushd.access.keys import read_keys, read_signing_key
+from pushd.access.keys import read_keys, read_secret, read_signing_key
 from tests.support.keyring import (
     SECRET,
     FolderTestCase,
@@ -101,6 +101,27 @@ class VerifyingKeyTests(FolderTestCase):
             with self.assertRaises(ValueError) as caught:
                 read_keys(path)
             self.assertIn(f"{path}: cannot be read: {reason}", str(caught.exception))
+
+
+class SecretTests(FolderTestCase):
+    """``read_secret`` reads secrets of any length."""
+
+    def test_lengths(self) -> None:
+        """A short one is used with HS256; blanks around text do not belong to it."""
+        for data, secret, algorithms in (
+            (b" secret\n", b"secret", ("HS256",)),
+            (b"\xff\n", b"\xff\n", ("HS256",)),
+            (b"x" * 48, b"x" * 48, ("HS256", "HS384")),
+        ):
+            key = read_secret(self.write(data))
+            self.assertEqual((key.material, key.algorithms), (secret, algorithms))
+
+    def test_bad(self) -> None:
+        """A file must be there, and hold something."""
+        for path, reason in ((self.write(b"\n"), "is empty"), ("nowhere", "cannot be read")):
+            with self.assertRaises(ValueError) as caught:
+                read_secret(path)
+            self.assertIn(f"{path}: {reason}", str(caught.exception))
 
 
 class KeySetTests(FolderTestCase):

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import hmac
 import json
+from math import inf
 from typing import Any
 
 from hypothesis import given
@@ -240,9 +241,10 @@ class ClaimTests(TokenTestCase):
         self.assertEqual(identity, Identity(subject="", expires=NOW))
 
     def test_no_exp(self) -> None:
-        """A token without ``exp`` is refused."""
+        """A token without ``exp`` is refused, except where it may be endless."""
         claims = {name: value for name, value in CLAIMS.items() if name != "exp"}
         self.assertEqual(self.refusal(sign(claims)), "token has no exp")
+        self.assertEqual(secret_keys().verify(sign(claims), NOW, endless=True).expires, inf)
 
     def test_bad_times(self) -> None:
         """The error about an invalid time names the claim."""
@@ -315,6 +317,8 @@ class PatternTests(SynchronousTestCase):
             ("*", ["a"], ["a/b"]),
             ("**", ["a", "a/b/c"], []),
             ("a/*/**", ["a/b/c", "a/b/c/d"], ["a/b", "a"]),
+            ("ns:*", ["ns:a", "ns:a:b"], ["ns", "ns:", "ns:a/b", "other:a"]),
+            ("a/ns:*/**", ["a/ns:b/c"], ["a/ns:/c", "a/ns:b"]),
             # A dot is a dot: a pattern is not a regular expression.
             ("a.c", ["a.c"], ["abc"]),
         ):

@@ -9,6 +9,7 @@ import os
 import ssl
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from datetime import datetime
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -91,6 +92,19 @@ class PublishTests(LoopbackTestCase):
             self.assertEqual(said["count"], 2)
             self.daemon.advance(0.5, 0.5)
             self.assertEqual((await client.last_id("t"))[-2:], ":2")
+
+        self.run_with_client(test)
+
+    def test_at(self) -> None:
+        """So at a time of day; a schedule is listed, and cancelled."""
+
+        async def test(loopback: Loopback, client: Client) -> None:
+            due = (await client.publish("t", "x", delay=60))["due"]
+            said = await client.publish("t", "x", at=datetime.fromisoformat(due))
+            self.assertEqual(said["due"], due)
+            self.assertEqual((await client.schedules())[1], said)
+            await client.cancel(said["schedule"])
+            self.assertEqual(len(await client.schedules()), 1)
 
         self.run_with_client(test)
 

@@ -13,6 +13,7 @@ from pushd.access.permissions import Revoker
 from pushd.api import admin
 from pushd.errors import Unavailable
 from pushd.testing import Daemon
+from pushd.topics.timestamp import parse_timestamp
 from pushd.views import Request, accept_websocket, revoke
 from tests.api.test_publish import PublishTestCase
 from tests.support.keyring import secret_keys, token
@@ -47,8 +48,11 @@ class ScheduleTests(TopicTestCase):
         self.assertEqual(self.list(), [])
         first, second = self.add("every=1&count=3"), self.add("delay=1.5", "u")
         self.daemon.advance(1)
+        known = self.list()
+        now = self.daemon.clock.seconds()
+        self.assertEqual([parse_timestamp(one.pop("due")) - now for one in known], [1, 0.5])
         self.assertEqual(
-            self.list(),
+            known,
             [
                 {"schedule": first, "topic": "t", "count": 3, "done": 2, "every": 1.0},
                 {"schedule": second, "topic": "u", "count": 1, "done": 0, "every": 0},
@@ -85,9 +89,10 @@ class ScheduleTests(TopicTestCase):
         self.daemon.advance(5)
         self.assertEqual(len(client.data), 1)
         for method in ("GET", "DELETE"):
-            answer = self.control(method, f"/schedules/{name}")
-            self.assertEqual(answer.status, 404)
-            self.assertEqual(json.loads(answer.body)["where"], "schedule")
+            for id in (name, "unknown", "not:an/id", "x" * 65):
+                answer = self.control(method, f"/schedules/{id}")
+                self.assertEqual(answer.status, 404)
+                self.assertEqual(json.loads(answer.body)["where"], "schedule")
 
     def test_method(self) -> None:
         """Another method is 405, with the allowed methods in Allow."""

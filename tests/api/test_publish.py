@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
+from datetime import datetime, timedelta, timezone
 from typing import Any
+from urllib.parse import quote
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +17,7 @@ from pushd.api import publish as module
 from pushd.testing import Answer
 from pushd.topics import broker, scheduled
 from pushd.topics.rules import Rule, Rules
+from pushd.topics.timestamp import format_timestamp, parse_timestamp
 from tests.support.hypothesis_settings import NO_DEADLINE
 from tests.support.keyring import secret_keys, token
 from tests.support.topic_clients import (
@@ -204,7 +207,7 @@ class IdempotencyTests(PublishTestCase):
         """A scheduled publication with a key is refused."""
         answer = self.post("/topics/t?delay=1", b"x", {"Idempotency-Key": "k"})
         self.assert_wrong(answer, 400, "Idempotency-Key")
-        self.assertEqual(self.daemon._service._scheduled.all(), [])
+        self.assertEqual(self.control("GET", "/schedules").body, b'{"schedules":[]}\n')
 
 
 class ScheduleTests(PublishTestCase):
@@ -253,6 +256,29 @@ class ScheduleTests(PublishTestCase):
         self.daemon.advance(1, 1, 1)
         self.assertEqual(len(self.client.data), 3)
 
+    def wall(self) -> float:
+        """Return the daemon's time of day."""
+        return float(self.daemon.clock.seconds())
+
+    def test_at(self) -> None:
+        """A publication may be made at a time of day, of any zone, and then repeatedly."""
+        begin = self.wall()
+        zone = timezone(timedelta(hours=-3))
+        at = quote(datetime.fromtimestamp(begin + 2, zone).isoformat())
+        answer = self.post(f"/topics/t?at={at}&every=1&count=2")
+        self.assertEqual(answer.status, 202)
+        due = parse_timestamp(json.loads(answer.body)["due"])
+        self.assertAlmostEqual(due, begin + 2, 2)
+        self.daemon.advance(1.9)
+        self.assertEqual(self.client.data, [])
+        self.daemon.advance(0.2)
+        self.assertEqual(len(self.client.data), 1)
+        self.daemon.advance(1)
+        self.assertEqual(len(self.client.data), 2)
+        # One that has just passed is made at once.
+        self.post(f"/topics/t?at={format_timestamp(self.wall() - 30)}")
+        self.assertEqual(len(self.client.data), 3)
+
     def test_wrong(self) -> None:
         """Invalid times are refused with the name of the argument."""
         for query, where in (
@@ -277,9 +303,16 @@ class ScheduleTests(PublishTestCase):
             ("every=1&count=1.5", "count"),
             ("every=1&count=1000001", "count"),
             ("every=1&count=%ff", "count"),
+            ("at=tomorrow", "at"),
+            ("at=", "at"),
+            ("at=1970-01-01T00:00:05%2B01:00", "at"),
+            (f"at={format_timestamp(self.wall() + 86_410)}", "at"),
+            (f"at={format_timestamp(self.wall() - 61)}", "at"),
+            (f"at={format_timestamp(self.wall())}&delay=1", "at"),
         ):
             self.assert_wrong(self.post(f"/topics/t?{query}"), 400, where)
-        self.assertEqual((self.client.data, self.daemon._service._scheduled.all()), ([], []))
+        self.assertEqual(self.client.data, [])
+        self.assertEqual(self.control("GET", "/schedules").body, b'{"schedules":[]}\n')
 
     def test_not_utf_8(self) -> None:
         """Data to be published later is checked at once."""

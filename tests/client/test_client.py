@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from fractions import Fraction
 from itertools import islice
@@ -140,6 +141,20 @@ class PublishTests(ClientTestCase):
         self.assertEqual(said["count"], 3)
         self.daemon.advance(0.5, 0.5, 0.5)
         self.assertEqual(client.data, ["x"] * 3)
+
+    def test_at(self) -> None:
+        """With ``at`` it publishes at a time, which has a zone; a schedule can be cancelled."""
+        client = self.client()
+        now = client.publish("t", "x", delay=60)["due"]
+        at = datetime.fromisoformat(now).astimezone(timezone(timedelta(hours=5)))
+        said = client.publish("t", "x", at=at)
+        self.assertEqual(said["due"], now)
+        self.assertEqual([one["schedule"] for one in client.schedules()][1:], [said["schedule"]])
+        client.cancel(said["schedule"])
+        self.assertEqual(len(client.schedules()), 1)
+        refused = self.assertRaises(Refused, client.cancel, said["schedule"])
+        self.assertEqual(refused.status, 404)
+        self.assertRaises(ValueError, client.publish, "t", "x", at=datetime(2026, 12, 24))
 
     def test_token(self) -> None:
         """With a token it can publish on the public port."""

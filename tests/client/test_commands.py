@@ -14,6 +14,7 @@ from pushd.access.permissions import Permission
 from pushd.access.tokens import TokenKeys
 from pushd.client.commands import print_json, print_table, printable
 from pushd.topics.rules import Rule, Rules
+from pushd.topics.timestamp import format_timestamp, parse_timestamp
 from tests.client.command_case import CommandTestCase
 from tests.support.keyring import SECRET, private_pem, public_pem, secret_keys, token
 from tests.support.topic_clients import RawWebSocketClient, SseClient, V1WebSocketClient
@@ -87,6 +88,26 @@ class PublishTests(CommandTestCase):
         self.assertEqual(said, f"{schedule['schedule']} (scheduled: 2)\n")
         self.daemon.advance(5, 0.5)
         self.assertEqual(client.data, ["x", "x"])
+
+    def test_at(self) -> None:
+        """With --at it is made at that time; the schedule is listed, and cancelled."""
+        self.assertEqual(len(self.good("schedules").splitlines()), 1)
+        now = json.loads(self.control("POST", "/topics/t?delay=60", b"x").body)["due"]
+        at = parse_timestamp(now) - 30
+        id = self.good("publish", "t", "x", "--at", format_timestamp(at)).split()[0]
+        self.good("publish", "u", "x", "--delay", "50", "--every", "0.5", "--count", "3")
+        lines = [line.split() for line in self.good("schedules").splitlines()]
+        self.assertEqual(lines[0], ["ID", "TOPIC", "DONE", "EVERY", "NEXT"])
+        self.assertEqual(
+            [line[1:4] for line in lines[2:]], [["t", "0/1", "-"], ["u", "0/3", "0.5"]]
+        )
+        self.assertEqual((lines[2][0], lines[2][4]), (id, format_timestamp(at)))
+        self.assertEqual(self.good("cancel", id), "")
+        said = [json.loads(line) for line in self.good("schedules", "--json").splitlines()]
+        self.assertEqual([one["topic"] for one in said], ["t", "u"])
+        self.assertEqual(self.bad("cancel", id), "schedule: no such schedule (404)")
+        self.assertIn("RFC 3339", self.bad("publish", "t", "x", "--at", "noon"))
+        self.assertIn("together", self.bad("publish", "t", "x", "--at", now, "--delay", "1"))
 
     def test_event(self) -> None:
         """With --event, the publication has an event."""

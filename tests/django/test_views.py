@@ -16,7 +16,6 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.access.closing import INTERNAL_ERROR, NORMAL, Closing
 from pushd.access.limits import Limits
 from pushd.django.publishing import publish
-from pushd.django.views import accept_websocket
 from pushd.errors import ConversationOver, NoMoreMessages
 from pushd.testing import Browser, Daemon
 from tests.support.django_site import MIDDLEWARE, WEBSOCKETS, clients, prepare, recorded, script
@@ -56,6 +55,11 @@ class DjangoTestCase(SynchronousTestCase):
 
         signal.connect(receiver, weak=False)
         self.addCleanup(signal.disconnect, receiver)
+
+
+async def async_page(request: Any) -> HttpResponse:
+    """Return a page."""
+    return HttpResponse("page")
 
 
 class DecoratorTests(DjangoTestCase):
@@ -120,18 +124,17 @@ class DecoratorTests(DjangoTestCase):
         self.assertEqual((browser.messages, browser.closing), (["feed b"], NORMAL))
 
     def test_async(self) -> None:
-        """An async view is rejected: a function when it is decorated, a class when it is called."""
-
-        async def view(request: Any) -> None:
-            """Never run."""
-
-        self.assertRaisesRegex(TypeError, "view is async def", accept_websocket, view)
+        """An async view serves its page; a handshake is told the remedy."""
+        script[0] = async_page
         self.serve()
         self.assertEqual(self.get("/async/"), (200, "page"))
-        errors: list[Any] = []
-        self.record_signal(got_request_exception, errors)
-        self.assertEqual(self.daemon.connect("/async/").closing, INTERNAL_ERROR)
-        self.assertEqual(len(errors), 1)
+        self.assertEqual(self.get("/async-scripted/"), (200, "page"))
+        self.assertEqual(self.get("/async-echo/")[0], 426)
+        line = "this view is async def: serve the site with twistd pushd --asgi\n"
+        for path in ("/async/", "/async-scripted/", "/async-echo/"):
+            self.assertEqual(self.refused(path), (501, line))
+        self.serve(WEBSOCKETS, WEBSOCKET_ACCEPT_ALL=True)
+        self.assertEqual(self.refused("/async-plain/"), (501, line))
 
     def test_session(self) -> None:
         """Path, session and user are available as in any other view."""

@@ -348,8 +348,10 @@ class PathTests(WsgiTestCase):
 
     def test_body(self) -> None:
         """The size of bodies is limited; one in chunks has its length in the environ."""
-        self.serve(show, limits=Limits(max_message=10))
-        self.assertEqual(self.ask("/", "POST", body=bytes(11)).status, 413)
+        self.serve(show, limits=Limits(max_body=10))
+        refused = self.ask("/", "POST", body=bytes(11))
+        line = "body must be at most 10 bytes (--max-body); got 11\n"
+        self.assertEqual((refused.status, refused.text), (413, line))
         connection = self.daemon.open_connection()
         connection.send(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
         connection.send(b"3\r\nabc\r\n0\r\n\r\n")

@@ -32,7 +32,7 @@ PATIENCE = 60.0
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
     """Run the application."""
     folder = tmp_path_factory.mktemp("asgi")
-    args = ["--asgi", APPLICATION, "--max-message", "100MB"]
+    args = ["--asgi", APPLICATION, "--max-body", "100MB"]
     with DaemonProcess(args, directory=folder) as process:
         yield process
 

@@ -155,7 +155,11 @@ def test_units() -> None:
     names = {path.name for path in UNITS.iterdir()}
     assert names == {"pushd.service", "pushd.socket", "pushd@.service", "pushd@.socket"}
     one, many = (_settings(UNITS / f"pushd{at}.service") for at in ("", "@"))
-    changed = [line.replace("pushd.socket", "pushd@%i.socket") for line in one]
+    named = ("Environment=PUSHD_STATE=", "StateDirectory=", "RuntimeDirectory=")
+    changed = [
+        f"{line}-%i" if line.startswith(named) else line.replace("pushd.socket", "pushd@%i.socket")
+        for line in one
+    ]
     assert [line for line in many if not line.startswith("Description=")] == [
         line for line in changed if not line.startswith("Description=")
     ]
@@ -205,7 +209,9 @@ def test_commands(tmp_path: Path) -> None:
     for line in lines:
         if line.startswith("Environment="):
             name, _, value = line.removeprefix("Environment=").partition("=")
-            environment[name] = value.replace("/etc/pushd", str(tmp_path))
+            environment[name] = value.replace("/etc/pushd", str(tmp_path)).replace(
+                "%S", str(tmp_path)
+            )
     (command,) = [line for line in lines if line.startswith("ExecStartPre=")]
     words = command.removeprefix("ExecStartPre=").split()
     assert words[0] == "/opt/pushd/bin/twistd"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import ssl
 import warnings
 from collections.abc import Iterator
@@ -31,7 +32,7 @@ from tests.live.attacked_daemon import (
 )
 from tests.live.raw_client import TIMEOUT, Frame, RawClient, frame, handshake, request, trusting
 from tests.live.tls_tunnel import wrap_in_tls
-from tests.support.certificate import make_tls_endpoint
+from tests.support.certificate import make_tls_endpoint, write_certificate
 from tests.support.daemon_process import DaemonProcess
 from tests.support.frame_heads import BINARY, CLOSE, PING, TEXT, frame_head
 
@@ -315,3 +316,60 @@ def test_unfinished_handshake_ends(tmp_path: Path) -> None:
 def lost(transport: MemoryTransport) -> bool:
     """Return whether a connection in memory is lost."""
     return not transport.connected
+
+
+@pytest.mark.parametrize("fast_paths", ["on", "off"])
+def test_renewed_certificate(tmp_path: Path, fast_paths: str) -> None:
+    """SIGHUP gives new connections the renewed certificate; open ones stay, and no bad one is used.
+
+    That holds for both ports, with OpenSSL at the socket and with Twisted's TLS.
+    """
+    endpoint = make_tls_endpoint(tmp_path)
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    options = ["--listen", endpoint, "--control", endpoint, "--fast-paths", fast_paths]
+    with run_daemon(*options) as daemon:
+        urls = [url_of(daemon), daemon.wait_for(r"control port listening on (https://\S+)")[1]]
+        client = trusting()
+
+        def greet(url: str, session: ssl.SSLSession | None = None) -> tuple[bytes, bool]:
+            """Return the certificate that a client gets, and whether its session was resumed."""
+            address = urlsplit(url)
+            with (
+                create_connection((address.hostname, address.port), TIMEOUT) as plain,
+                client.wrap_socket(plain, session=session) as connection,
+            ):
+                connection.sendall(request(address.netloc, "/", "Connection: close"))
+                while connection.recv(1 << 16):  # With TLS 1.3, the tickets come with the answer.
+                    pass
+                assert connection.session is not None
+                sessions[url] = connection.session
+                certificate = connection.getpeercert(binary_form=True)
+                return certificate or b"", bool(connection.session_reused)
+
+        sessions: dict[str, ssl.SSLSession] = {}
+        with open_socket(urls[0]) as early:
+            first = [greet(url) for url in urls]
+            old = (first[0][0], True)
+            written = key.read_bytes()
+            # The key of another certificate.
+            write_certificate(key, tmp_path / "other.pem")
+            os.kill(daemon.pid, signal.SIGHUP)
+            daemon.wait_for("not reloaded: .*the certificate is not that of the private key")
+            assert [greet(url, sessions[url]) for url in urls] == [old, old]
+            key.unlink()
+            os.kill(daemon.pid, signal.SIGHUP)
+            daemon.wait_for(r"not reloaded: .*key.pem cannot be read: No such file or directory")
+            assert [greet(url, sessions[url]) for url in urls] == [old, old]
+            # The same files again: sessions can still be resumed.
+            key.write_bytes(written)
+            os.kill(daemon.pid, signal.SIGHUP)
+            daemon.wait_for("options reloaded")
+            assert [greet(url, sessions[url]) for url in urls] == [old, old]
+            write_certificate(key, certificate)
+            os.kill(daemon.pid, signal.SIGHUP)
+            daemon.wait_for("--control .*: new connections get another certificate, which expires")
+            new = ssl.PEM_cert_to_DER_cert(certificate.read_text())
+            assert [greet(url, sessions[url]) for url in urls] == [(new, False)] * 2
+            assert [greet(url, sessions[url]) for url in urls] == [(new, True)] * 2
+            early.send("still open")
+            assert early.recv(TIMEOUT) == "still open"

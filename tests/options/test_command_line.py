@@ -67,7 +67,7 @@ class CommandLineTests(OptionsTestCase):
         """The start of an option's name will do if no other option starts with it."""
         self.assertEqual(parse("--thr", "3").threads, 3)
         self.assertEqual(
-            self.mistake("--max-b", "1", "--max-c", "1", "--log", "x"),
+            self.mistake("--max-bu", "1", "--max-c", "1", "--log", "x"),
             "pushd: --log is ambiguous: it is short for --log-format, --log-level",
         )
 
@@ -373,8 +373,9 @@ class CheckTests(OptionsTestCase):
                 "pushd: pushd.toml: history-size -1: must be a number from 0 to 1000000",
             ],
         )
-        start = "pushd: --listen ssl:1:privateKey=x: must be an endpoint"
+        start = "pushd: --listen ssl:1:privateKey=x: "
         self.assertTrue(lines[3].startswith(start), lines[3])
+        self.assertTrue(lines[3].endswith("x cannot be read: No such file or directory"), lines[3])
 
     def test_unknown_tables(self) -> None:
         """For a table of another name, the one that exists is suggested."""

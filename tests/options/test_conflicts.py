@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from django.test import override_settings
 
+from pushd.options.command_line import Options
 from pushd.options.conflicts import find_exposed
+from tests.options import options_case
 from tests.options.options_case import OptionsTestCase, parse
 from tests.support import django_site
 
@@ -41,12 +45,14 @@ class AuthorizerTests(OptionsTestCase):
         self.assertTrue(django_site.MIDDLEWARE)  # The import has configured Django.
         self.module("site_of_tests", "def application(environ, start_response): ...")
         application, given = "site_of_tests:application", "site_of_tests:view"
-        with override_settings(PUSHD_AUTHORIZE="nowhere.may"):
-            mistake = self.mistake("--wsgi", application)
-            self.assertIn("pushd: --wsgi: PUSHD_AUTHORIZE = 'nowhere.may': ", mistake)
-            parse("--wsgi", application, "--authorize", given)
-            parse()
-        parse("--wsgi", application)
+        self.patch(options_case, "Options", partial(Options, install_asyncio=int))
+        for option in ("--wsgi", "--asgi"):
+            with override_settings(PUSHD_AUTHORIZE="nowhere.may"):
+                mistake = self.mistake(option, application)
+                self.assertIn(f"pushd: {option}: PUSHD_AUTHORIZE = 'nowhere.may': ", mistake)
+                parse(option, application, "--authorize", given)
+                parse()
+            parse(option, application)
 
 
 class ExposedTests(OptionsTestCase):

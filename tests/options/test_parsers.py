@@ -74,7 +74,6 @@ class EndpointTests(OptionsTestCase):
                 "nonsense:1",
                 "tcp:1:2:3:4:5:6",
                 "tcp:1:colour=red",
-                "ssl:8443:privateKey=nowhere.pem",
                 "systemd:domain=IPX:index=0",
                 "systemd:domain=INET",
                 "systemd:domain=INET:index=first",
@@ -82,6 +81,12 @@ class EndpointTests(OptionsTestCase):
                 "haproxy:tcp:web",
             ):
                 self.assert_mistake(option, endpoint, "tcp:8080", "unix:/run/pushd.sock")
+
+    def test_certificate(self) -> None:
+        """For files that cannot be used the error says what is wrong with them."""
+        self.assert_mistake("listen", "ssl:1:privateKey=nowhere.pem", "nowhere.pem cannot be read")
+        (self.folder / "empty.pem").write_bytes(b"")
+        self.assert_mistake("control", "ssl:1:privateKey=empty.pem", "must hold a certificate and")
 
     def test_port(self) -> None:
         """A port out of range is refused before anything listens."""
@@ -307,6 +312,47 @@ class TokenKeyTests(OptionsTestCase):
             str(error),
             "pushd: --token-key key0 key1: key1: secret must have at least 32 bytes; got 6",
         )
+
+
+class CentrifugeTests(OptionsTestCase):
+    """Options for Centrifuge clients."""
+
+    def test_secret(self) -> None:
+        """A secret may be short, and is a key beside the others."""
+        Path("short").write_bytes(b"secret\n")
+        Path("long").write_bytes(SECRET)
+        keys = parse("--centrifuge-secret", "short", "--token-key", "long").token_keys
+        for secret in (b"secret", SECRET):
+            token = sign({"exp": 1}, secret)
+            self.assertEqual(keys.verify(token, 0).expires, 1)
+        self.assert_mistake("centrifuge-secret", "nowhere", "cannot be read")
+
+    def test_api_key(self) -> None:
+        """The key of the API is in a file."""
+        self.assertIsNone(parse().api_key)
+        Path("key").write_bytes(b"secret\n")
+        self.assertEqual(parse("--api-key", "key").api_key, b"secret")
+        self.assert_mistake("api-key", "nowhere", "cannot be read")
+
+    def test_path(self) -> None:
+        """The path is one, without a slash at the end."""
+        self.assertEqual(parse("--centrifuge-path", "/a/b/").centrifuge_path, "/a/b")
+        for given in ("", "/", "a", "/a//b", "/a?b"):
+            self.assert_mistake("centrifuge-path", given, "must be a path such as /connection")
+
+    def test_rpc(self) -> None:
+        """Procedures are a function in a module."""
+        (self.folder / "procedures.py").write_text("text = 'a'\ndef call(*args): pass")
+        self.assertIsNone(parse().rpc)
+        self.assertTrue(callable(parse("--rpc", "procedures:call").rpc))
+        self.assert_mistake("rpc", "procedures:text", "must be a function; got a str")
+
+    def test_personal(self) -> None:
+        """The topic of a user has one star."""
+        self.assertEqual(parse("--centrifuge-personal", "users/*").centrifuge_personal, "users/*")
+        self.assertEqual(parse().centrifuge_personal, "")
+        for given in ("users", "*/*", "a b/*"):
+            self.assert_mistake("centrifuge-personal", given, "must be a topic with one *")
 
 
 class ApplicationTests(OptionsTestCase):

@@ -222,6 +222,7 @@ class FileTests(OptionsTestCase):
             )
             (self.folder / "key").write_bytes(SECRET)
             parse("--config", self.write(*rule), "--token-key", "key")
+            parse("--config", self.write(*rule), "--centrifuge-secret", "key")
 
     def test_check(self) -> None:
         """--check prints the rules as tables, below the options; as a file they are the same."""

@@ -27,6 +27,7 @@ from zope.interface import implementer
 
 from pushd.access.limits import Limits
 from pushd.protocols import twisted_internals
+from pushd.protocols.certificate import LiveCertificate
 from pushd.protocols.cork import Cork
 from pushd.protocols.fast_paths import FAST_PATHS, FastPaths
 from pushd.protocols.http.site import PushdSite
@@ -602,14 +603,15 @@ class DirectTlsTests(SynchronousTestCase):
         """Allow fast paths."""
         self.fast_paths = FastPaths()
         self.patch(twisted_internals, "FAST_PATHS", self.fast_paths)
+        self.certificate = LiveCertificate(CertificateOptions())
         self.factory = TLSMemoryBIOFactory(
-            CertificateOptions(), False, PushdSite.__new__(PushdSite), MemoryReactorClock()
+            self.certificate, False, PushdSite.__new__(PushdSite), MemoryReactorClock()
         )
         self.port: Any = Port(0, self.factory, reactor=MemoryReactorClock())
 
     def test_port(self) -> None:
         """The port makes transports with TLS of its own kind, and the site makes the protocols."""
-        encrypt_directly(self.port)
+        encrypt_directly(self.port, self.certificate)
         self.assertIsInstance(self.port.factory, PushdSite)
         near, far = socketpair()
         self.addCleanup(far.close)
@@ -628,12 +630,12 @@ class DirectTlsTests(SynchronousTestCase):
     def test_off(self) -> None:
         """With fast paths off, and if something is lacking, TLS is left to Twisted."""
         self.fast_paths.enabled = False
-        encrypt_directly(self.port)
+        encrypt_directly(self.port, self.certificate)
         self.assertIs(self.port.factory, self.factory)
         self.fast_paths.enabled = True
-        del self.factory._creatorCallable
+        self.patch(twisted_internals, "TlsSocket", object)
         with capturedLogs() as events:
-            encrypt_directly(self.port)
+            encrypt_directly(self.port, self.certificate)
         self.assertIs(self.port.factory, self.factory)
         self.assertEqual([event["path"] for event in events], ["direct TLS"])
 
@@ -641,9 +643,9 @@ class DirectTlsTests(SynchronousTestCase):
         """Ports without TLS, and those behind the PROXY protocol, stay as they are."""
         for factory in (Factory(), WrappingFactory(self.factory)):
             port: Any = Port(0, factory, reactor=MemoryReactorClock())
-            encrypt_directly(port)
+            encrypt_directly(port, self.certificate)
             self.assertIs(port.factory, factory)
-        encrypt_directly(object())
+        encrypt_directly(object(), self.certificate)
 
 
 class ContextTests(SynchronousTestCase):
@@ -673,9 +675,22 @@ class AlpnTests(SynchronousTestCase):
         with self.assertRaises(TlsError):
             callbacks[0](None, [b""])
 
+    def test_impossible(self) -> None:
+        """Where Python cannot be called back, there is no ALPN, and the log says why."""
+
+        def deny(context: Context, callback: Any) -> None:
+            raise MemoryError("Cannot allocate write+execute memory for ffi.callback()")
+
+        self.patch(Context, "set_alpn_select_callback", deny)
+        options = CertificateOptions()
+        prepare_tls(SimpleNamespace(_sslContextFactory=options))
+        with capturedLogs() as events:
+            self.assertIsInstance(options.getContext(), Context)
+        self.assertEqual([event["event"] for event in events], ["alpn_off"])
+
     def test_others(self) -> None:
         """Endpoints without TLS, and contexts of other kinds, are left alone."""
         other = SimpleNamespace(_contextFactory=None)
-        prepare_tls(SimpleNamespace())
-        prepare_tls(SimpleNamespace(_sslContextFactory=other))
+        for endpoint in (SimpleNamespace(), SimpleNamespace(_sslContextFactory=other)):
+            self.assertIsNone(prepare_tls(endpoint))
         self.assertIsNone(other._contextFactory)

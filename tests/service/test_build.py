@@ -40,6 +40,7 @@ from pushd.topics.redis.broker import RedisBroker
 from pushd.topics.rules import Rules
 from pushd.views.demo import ticker
 from pushd.views.routes import Routes
+from tests.support.certificate import no_warning
 from tests.support.folder import make_folder
 from tests.support.peer import certificate_file, said
 from tests.support.recording_reactor import RecordingReactor, make_runtime
@@ -137,7 +138,8 @@ class PortsTests(SynchronousTestCase):
         folder = make_folder(self)
         (folder / "both.pem").write_bytes(certificate_file())
         endpoint = f"ssl:443:privateKey={folder}/both.pem:certKey={folder}/both.pem"
-        (line,) = self.start(listen=(endpoint,))
+        with no_warning():
+            (line,) = self.start(listen=(endpoint,))
         self.assertRegex(
             line, r"^listening on https://0\.0\.0\.0:443/ \(.*: https://127\.0\.0\.1:443/\)$"
         )
@@ -338,7 +340,7 @@ class PolicyTests(SynchronousTestCase):
     def setUp(self) -> None:
         """Make the policies of both ports."""
         settings = Settings(
-            limits=Limits(max_message=LARGE, max_connections=3, max_per_address=2),
+            limits=Limits(max_message=LARGE, max_body=5, max_connections=3, max_per_address=2),
             proxies=Proxies(["10.0.0.1"]),
         )
         live = LiveSettings(lambda wanted: wanted)
@@ -360,10 +362,11 @@ class PolicyTests(SynchronousTestCase):
             self.assertEqual([admission.admit("1.2.3.5") is not None for _ in range(2)], there)
 
     def test_bodies(self) -> None:
-        """A body may be as large as a message, and a batch at the control port larger."""
+        """A publication may be as large as a message, a batch larger; uploads have their limit."""
         for path, public, control in (
             (b"/topics/t", LARGE, LARGE),
-            (b"/publish", LARGE, 2 * LARGE),
+            (b"/publish", 5, 2 * LARGE),
+            (b"/topics", 5, LARGE),
         ):
             self.assertEqual(self.public.body_limit(path), public)
             self.assertEqual(self.control.body_limit(path), control)

@@ -48,7 +48,7 @@ class StopTests(SynchronousTestCase):
         self.assertEqual(calls, ["interrupted"])
 
     def test_order(self) -> None:
-        """The public port closes first, then the WebSockets, then the control port."""
+        """The public port closes first, then the WebSockets, the control port and the broker."""
         reactor = RecordingReactor()
 
         @accept_websocket
@@ -64,11 +64,15 @@ class StopTests(SynchronousTestCase):
         peer = Peer(daemon)
         peer.send(handshake())
         del reactor.events[:]
+        self.patch(service._broker, "stop", partial(reactor.events.append, "broker stopped"))
         service.stopping.append(partial(reactor.events.append, "announced"))
         stopped = service.stopService()
         peer.settle()
         peer.send(close_frame(1001))
-        self.assertEqual(reactor.events, ["announced", "closed 8080", "goodbye", "closed 8081"])
+        self.assertEqual(
+            reactor.events,
+            ["announced", "closed 8080", "goodbye", "closed 8081", "broker stopped"],
+        )
         self.successResultOf(stopped)
 
     def test_nobody_there(self) -> None:

@@ -15,7 +15,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.protocols.http.site import PushdSite
 from pushd.service.listening import PortService, set_socket_options
 from pushd.testing import Daemon
+from tests.support.certificate import make_tls_endpoint, no_warning, write_certificate
 from tests.support.folder import make_folder
+from tests.support.peer import said
 
 
 def site_of(daemon: Daemon) -> PushdSite:
@@ -169,6 +171,77 @@ class PortServiceTests(SynchronousTestCase):
         daemon.settle()
         self.assertTrue(connection.closed)
         self.successResultOf(closed)
+
+
+class CertificateTests(SynchronousTestCase):
+    """The certificate of a port, when it is read again."""
+
+    def setUp(self) -> None:
+        """Open a port with TLS."""
+        self.folder = make_folder(self)
+        self.endpoint = make_tls_endpoint(self.folder)
+        reactor = MemoryReactorClock()
+        self.port = self.open(reactor, self.endpoint)
+        self.certificate = reactor.sslServers[0][2]
+        self.before = self.certificate.context
+
+    def open(self, reactor: MemoryReactorClock, endpoint: str) -> PortService:
+        """Open a port."""
+        port = PortService(reactor, endpoint, site_of(Daemon()), message="{url}", option="--listen")
+        with no_warning():
+            port.startService()
+        return port
+
+    def renew(self, key: str = "key.pem") -> None:
+        """Write another certificate."""
+        write_certificate(self.folder / key, self.folder / "certificate.pem")
+
+    def test_renewed(self) -> None:
+        """It is read at once, and in use when the caller says so; the log says until when."""
+        self.renew()
+        with no_warning():
+            use = self.port.read_certificate()
+            self.assertIs(self.certificate.context, self.before)
+            with capturedLogs() as events:
+                use()
+            self.assertIsNot(self.certificate.context, self.before)
+        [line] = said(events)
+        self.assertRegex(
+            line,
+            rf"^--listen {self.endpoint}: new connections get another certificate, which expires "
+            r"on 20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00$",
+        )
+
+    def test_same(self) -> None:
+        """If the files have not changed, nothing does, and the log says nothing."""
+        with no_warning(), capturedLogs() as events:
+            self.port.read_certificate()()
+            self.assertIs(self.certificate.context, self.before)
+        self.assertEqual(events, [])
+
+    def test_refused(self) -> None:
+        """If the files cannot be used, the error says why, and nothing changes."""
+        self.renew("other.pem")
+        with no_warning():
+            error = self.assertRaises(ValueError, self.port.read_certificate)
+            self.assertIs(self.certificate.context, self.before)
+        self.assertEqual(
+            str(error),
+            f"--listen {self.endpoint}: the certificate is not that of the private key",
+        )
+
+    def test_unexplained(self) -> None:
+        """An error of another kind has its own words."""
+        (self.folder / "chain.pem").write_bytes((self.folder / "certificate.pem").read_bytes())
+        chained = f"{self.endpoint}:extraCertChain={self.folder}/chain.pem"
+        port = self.open(MemoryReactorClock(), chained)
+        (self.folder / "chain.pem").write_bytes(b"")
+        error = self.assertRaises(ValueError, port.read_certificate)
+        self.assertIn("doesn't contain any valid certificates in PEM format", str(error))
+
+    def test_without_tls(self) -> None:
+        """A port without TLS has no files to read."""
+        self.open(MemoryReactorClock(), "tcp:1").read_certificate()()
 
 
 class HoldTests(SynchronousTestCase):

@@ -7,6 +7,8 @@ import os
 import resource
 import shutil
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from twisted.logger import capturedLogs
@@ -50,9 +52,10 @@ class ReloaderTests(ReloadTestCase):
         self.reloader = Reloader(self.options(*args), [self.applied.append])
 
     def reload(self) -> list[str]:
-        """Reload, and return the log lines."""
+        """Reload, and return the log lines. The result says whether it was refused."""
         with capturedLogs() as events:
-            self.reloader.reload()
+            reloaded = self.reloader.reload()
+        self.assertEqual(reloaded, not any(one["event"] == "not_reloaded" for one in events))
         return [line.replace(f"{self.folder}{os.sep}", "") for line in said(events)]
 
     def test_nothing(self) -> None:
@@ -175,6 +178,37 @@ class ReloaderTests(ReloadTestCase):
         self.write(f'token-key = ["{public}"]')
         self.assertEqual(self.reload()[-1], "options reloaded")
 
+    def test_certificates(self) -> None:
+        """Certificates are put into use once all that the reload reads is valid."""
+        self.write("max-rate = 1")
+        self.start()
+        used: list[str] = []
+        mistakes: list[str] = []
+
+        def read(name: str) -> Callable[[], None]:
+            if mistakes:
+                raise ValueError(f"{name}: {mistakes[0]}")
+            return lambda: used.append(name)
+
+        reads = [partial(read, "--listen"), partial(read, "--control")]
+        self.reloader = Reloader(self.options(), [self.applied.append], reads)
+        self.assertEqual(self.reload(), ["options reloaded"])
+        self.assertEqual(used, ["--listen", "--control"])
+        self.write("max-rate = 2")
+        mistakes.append("no certificate")
+        self.assertEqual(
+            self.reload(),
+            [
+                "not reloaded: --listen: no certificate",
+                "not reloaded: --control: no certificate",
+            ],
+        )
+        mistakes.clear()
+        self.write("max-rate = no")
+        self.assertEqual(len(self.reload()), 1)
+        self.assertEqual(len(used), 2)
+        self.assertEqual([one.limits.max_rate for one in self.applied], [1])
+
     def test_trouble(self) -> None:
         """An applier that raises is logged, and the others are called."""
         self.write()
@@ -251,9 +285,8 @@ class LiveSettingsTests(ReloadTestCase):
             self.assertEqual(answer.headers["Content-Security-Policy"], policy or DEFAULT_CSP)
 
     def test_max_message(self) -> None:
-        """A changed message limit applies to open WebSockets and to the bodies of requests."""
+        """A changed message limit applies to open WebSockets."""
         self.apply("max-message = 200")
-        self.assertEqual(self.post(b"x" * 201), 413)
         self.browser.send("x" * 200)
         self.assertEqual(self.browser.messages, ["x" * 200])
         self.browser.send("x" * 201)
@@ -261,9 +294,15 @@ class LiveSettingsTests(ReloadTestCase):
         self.apply("max-message = 2000000")
         other = self.daemon.connect("/")
         self.apply("max-message = 3000000")
-        self.assertEqual(self.post(b"x" * 2_500_000), 200)
         other.send("x" * 2_500_000)
         self.assertEqual(len(other.messages), 1)
+
+    def test_max_body(self) -> None:
+        """A changed limit applies to the bodies of requests."""
+        self.apply("max-body = 200")
+        self.assertEqual(self.post(b"x" * 201), 413)
+        self.apply("max-body = 3000000")
+        self.assertEqual(self.post(b"x" * 2_500_000), 200)
 
     def test_max_message_at_control(self) -> None:
         """It applies to bodies at the control port, where a batch may be larger."""

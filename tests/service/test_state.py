@@ -51,6 +51,26 @@ class StateServiceTests(SynchronousTestCase):
             self.assertEqual(self.poll(daemon, ids[0]), (True, ["b"]))
             daemon.stop()
 
+    def test_schedules(self) -> None:
+        """Scheduled publications outlive the daemon, and may be made while it stops."""
+        daemon = self.start(drain=10)
+        daemon.connect("/topics/t", subprotocols=["pushd.v1"])
+        id = self.publish(daemon, b"a")[1]["id"]
+        daemon.begin_stop()
+        answer = daemon.request("POST", "/topics/t?every=60&count=2", body=b"b", control=True)
+        assert answer is not None
+        self.assertEqual(answer.status, 202)
+        daemon.stop()
+        self.assertEqual(daemon.pending_calls, [])
+        daemon = self.start()
+        answer = daemon.request("GET", "/schedules", control=True)
+        assert answer is not None
+        (schedule,) = json.loads(answer.text)["schedules"]
+        self.assertEqual((schedule["done"], schedule["topic"]), (1, "t"))
+        daemon.advance(60)
+        self.assertEqual(self.poll(daemon, id), (True, ["b", "b"]))
+        daemon.stop()
+
     def test_stop_writes(self) -> None:
         """What is published while the daemon stops is written as well."""
         daemon = self.start(drain=10)

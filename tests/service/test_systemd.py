@@ -94,6 +94,16 @@ class NotifierTests(SynchronousTestCase):
             self.reactor.advance(1)
             self.assertEqual(self.received(), [[f"STATUS=serving {words}"]])
 
+    def test_refused_reload(self) -> None:
+        """After a reload that was refused the status says so, until one is not."""
+        notifier = self.make()
+        notifier.ready(refused=True)
+        self.reactor.advance(10)
+        refused = "STATUS=serving 0 connections; the last reload was refused"
+        self.assertEqual(self.received()[-2:], [["READY=1", refused], [refused]])
+        notifier.ready()
+        self.assertEqual(self.received(), [["READY=1", "STATUS=serving 0 connections"]])
+
     def test_watchdog(self) -> None:
         """The watchdog is notified at half of its time-out."""
         self.make(WATCHDOG_USEC="6000000", WATCHDOG_PID=str(os.getpid()))

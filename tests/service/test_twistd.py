@@ -22,6 +22,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd import service as face
 from pushd.options.command_line import Options
 from pushd.protocols.fast_paths import FAST_PATHS
+from pushd.service.broker_wait import BrokerWait
 from pushd.service.event_loop import EventLoopService
 from pushd.service.garbage import GarbageService
 from pushd.service.process import Signals
@@ -29,6 +30,8 @@ from pushd.service.twistd import makeService
 from pushd.testing import Daemon
 from pushd.topics.redis import session as redis_probe
 from pushd.topics.redis.broker import RedisBroker
+from tests.support.certificate import make_tls_endpoint, no_warning, write_certificate
+from tests.support.folder import make_folder
 from tests.support.peer import Peer, request, said
 from tests.support.recording_reactor import RecordingReactor
 
@@ -85,6 +88,25 @@ class MakeServiceTests(SynchronousTestCase):
             self.assertEqual(service.limits.drain, 8)
             lines = [systemd.recv(4096).split(b"\n")[0] for _ in range(2)]
             self.assertEqual(lines, [b"RELOADING=1", b"READY=1"])
+            (folder / "pushd.toml").write_text("drain = no\n")
+            with capturedLogs():
+                signals._hang_up("SIGHUP")
+            self.assertEqual(systemd.recv(4096).split(b"\n")[0], b"RELOADING=1")
+            self.assertIn(b"; the last reload was refused", systemd.recv(4096))
+
+    def test_certificates(self) -> None:
+        """SIGHUP reads the certificates of all ports again."""
+        folder = make_folder(self)
+        endpoint = make_tls_endpoint(folder)
+        _, _, service = self.make("--listen", endpoint, "--control", endpoint)
+        (signals,) = [one for one in service if isinstance(one, Signals)]
+        with no_warning(), capturedLogs() as events:
+            service.startService()
+            write_certificate(folder / "key.pem", folder / "certificate.pem")
+            signals._hang_up("SIGHUP")
+        lines = [line for line in said(events) if "new connections get another" in line]
+        self.assertEqual([line.split()[0] for line in lines], ["--listen", "--control"])
+        self.successResultOf(service.stopService())
 
     def test_signals(self) -> None:
         """A real reactor gets its signal handlers at once; a fake one leaves those of the tests."""
@@ -153,6 +175,19 @@ class MakeServiceTests(SynchronousTestCase):
         self.patch(redis_probe, "probe", lambda _: "wrong user or password")
         error = self.assertRaises(SystemExit, self.make_with_redis)
         self.assertIn("wrong user or password", str(error))
+
+    def test_wait_for_redis(self) -> None:
+        """With a Redis, a real daemon holds all its ports until it has tried to connect."""
+        self.patch(redis_probe, "probe", lambda _: None)
+        self.patch(Signals, "handle_early", lambda signals: None)
+        for broker, waits in (("redis://localhost", 1), ("memory", 0)):
+            options = Options({})
+            options.parseOptions(["--broker", broker])
+            service: Any = makeService(options, IdleReactor())
+            found = [one for one in service if isinstance(one, BrokerWait)]
+            self.assertEqual(len(found), waits)
+            for one in found:
+                self.assertEqual(list(one._ports), [*service.public, *service.control])
 
     def test_global_reactor(self) -> None:
         """Without a reactor, the service runs on the global one, which it patches."""

@@ -219,6 +219,18 @@ async def history_is_read(cluster: Cluster) -> None:
         assert (str(replay.id), replay.recovered, replay.publications) == (ids[2], False, ())
 
 
+async def history_is_forgotten(cluster: Cluster) -> None:
+    """A history can be dropped: ids go on, and who lacks nothing can resume."""
+    one, two = await cluster.start(Retention())
+    await one.broker.forget("t")
+    ids = [await one.publish("t", data) for data in ("a", "b")]
+    await two.broker.forget("t")
+    assert not (await one.replay("t", ids[0])).recovered
+    assert (await two.replay("t", ids[1])).recovered
+    assert (await one.broker.describe("t"))[1] == 0
+    assert await one.publish("t", "c") == ids[1].replace(":2", ":3")
+
+
 async def history_is_read_in_parts(cluster: Cluster) -> None:
     """A long history is returned in parts of the given size, with at least one publication."""
     one, two = await cluster.start(Retention())
@@ -552,6 +564,7 @@ RULES: tuple[Rule, ...] = (
     keys_are_remembered,
     drafts_are_published,
     history_is_read,
+    history_is_forgotten,
     history_is_read_in_parts,
     number_is_limited,
     nothing_is_kept,

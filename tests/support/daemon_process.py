@@ -13,6 +13,7 @@ from socket import socket
 from threading import Condition, Thread
 from time import monotonic, sleep
 from types import TracebackType
+from typing import Self
 
 TWISTD = Path(sys.executable).with_name("twistd")
 
@@ -65,7 +66,7 @@ class DaemonProcess:
         self._lines: list[str] = []
         self._ended = False
 
-    def __enter__(self) -> DaemonProcess:
+    def __enter__(self) -> Self:
         self.start()
         try:
             self.wait_for(r"listening on http")

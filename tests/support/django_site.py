@@ -116,7 +116,21 @@ def scripted(request: Any) -> Any:
     return script[0](request)
 
 
-# The function that ``scripted`` calls.
+@accept_websocket
+async def async_scripted(request: Any) -> Any:
+    """Call the coroutine function that the test has set."""
+    return await script[0](request)
+
+
+@require_websocket
+async def async_echo(request: Any) -> None:
+    """Record each message, and send it back."""
+    async for message in request.websocket:
+        recorded.append(message)
+        await request.websocket.send(message, binary=isinstance(message, bytes))
+
+
+# The function that ``scripted`` and ``async_scripted`` call.
 script: list[Callable[[Any], Any]] = [print]
 
 
@@ -155,7 +169,21 @@ class AsyncView(View):
 
     async def get(self, request: Any) -> Any:
         """Answer."""
-        return HttpResponse("page")
+        if not request.is_websocket():
+            return HttpResponse("page")
+        return await request.websocket.send("async class")
+
+
+@method_decorator(require_websocket, name="dispatch")
+class AsyncSocketView(AsyncView):
+    """One that requires a WebSocket."""
+
+
+async def async_plain(request: Any) -> Any:
+    """Serve WebSockets only with WEBSOCKET_ACCEPT_ALL."""
+    if request.is_websocket():
+        return await request.websocket.send("plain")
+    return HttpResponse("plain")
 
 
 def plain(request: Any) -> Any:
@@ -191,6 +219,10 @@ urlpatterns = [
     path("members/", members),
     path("feed/<name>/", Feed.as_view()),
     path("async/", AsyncView.as_view()),
+    path("async-socket/", AsyncSocketView.as_view()),
+    path("async-scripted/", async_scripted),
+    path("async-echo/", async_echo),
+    path("async-plain/", async_plain),
     path("plain/", plain),
     path("login/", login),
     path("forbidden/", forbidden),

@@ -26,6 +26,7 @@ from pushd.topics.redis.scripts import (
 from pushd.topics.rules import Rules
 from tests.support.fake_presence_redis import PRESENCE_SCRIPTS, FakePresenceData
 from tests.support.fake_revocations import REVOCATION_SCRIPTS, FakeRevocationData
+from tests.support.fake_schedules import SCHEDULE_SCRIPTS, FakeScheduleData
 
 NAMES = RedisNames()
 
@@ -63,6 +64,7 @@ class FakeRedis:
         """Delete all data."""
         self.presence = FakePresenceData(self.clock, self.send_message)
         self.revocations = FakeRevocationData(self.send_message)
+        self.schedules = FakeScheduleData(self.clock, self.publish)
         epochs = iter(range(1000))
         count = len(self.sessions)
         self.history = History(
@@ -169,6 +171,13 @@ class FakeSession:
             if self.redis.refusal is not None:
                 return self.redis.reply(RedisError(self.redis.refusal))
             return self.redis.reply(self.redis.presence.run(script, keys, args))
+        if script in SCHEDULE_SCRIPTS:
+            self.redis.asked.append(SCHEDULE_SCRIPTS[script])
+            if not self.open:
+                return self.redis.reply(RedisUnavailable("not open"))
+            if self.redis.refusal is not None:
+                return self.redis.reply(RedisError(self.redis.refusal))
+            return self.redis.reply(self.redis.schedules.run(script, keys, args))
         names = {
             PUBLISH: "publish",
             REPLAY: "replay",
@@ -188,10 +197,15 @@ class FakeSession:
         return self.run_script(PUBLISH, keys, args)
 
     def run(self, *args: Any) -> Deferred[Any]:
-        """Run SCAN, which takes two calls to list all topics."""
+        """Run SCAN, which takes two calls, ZRANGE of the schedules, or DEL of a history."""
         self.redis.asked.append(str(args[0]))
         if self.redis.refusal is not None:
             return self.redis.reply(RedisError(self.redis.refusal))
+        if args[0] == "ZRANGE":
+            return self.redis.reply([id.encode() for id in self.redis.schedules.schedules])
+        if args[0] == "DEL":
+            self.redis.history.forget(str(args[1]).partition("{")[2].partition("}")[0])
+            return self.redis.reply(1)
         names = sorted(self.redis.history.names())
         half = len(names) // 2
         some, cursor = (names[:half], b"7") if args[1] == b"0" else (names[half:], b"0")

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import socket
 import ssl
-import warnings
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from OpenSSL.SSL import Context
-from twisted.internet.endpoints import serverFromString
 from twisted.internet.protocol import Protocol
 from twisted.internet.tcp import Connection
 from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 
 from pushd.protocols.tls import encrypted
-from pushd.protocols.twisted_internals import prepare_tls
-from tests.support.certificate import make_tls_endpoint
+from tests.support.certificate import make_tls_endpoint, no_warning, read_tls_endpoint
 
 # Bytes in front of a record, which end with the length of the rest.
 _RECORD_HEAD = 5
@@ -28,12 +25,9 @@ _RECORD_HEAD = 5
 def make_context() -> Context:
     """Make the context of a port with TLS, as the daemon does."""
     with TemporaryDirectory() as folder:
-        endpoint: Any = serverFromString(MemoryReactorClock(), make_tls_endpoint(Path(folder)))
-    prepare_tls(endpoint)
-    with warnings.catch_warnings():
-        # pyOpenSSL deprecates how Twisted passes a certificate on.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        context: Context = endpoint._sslContextFactory.getContext()
+        certificate = read_tls_endpoint(make_tls_endpoint(Path(folder)))
+    with no_warning():
+        context = certificate.context
     # Twisted's callback asks the factory of a port.
     context.set_alpn_select_callback(lambda connection, offered: offered[0])
     return context
@@ -63,7 +57,9 @@ class TlsPair:
         near, self.raw = socket.socketpair()
         self.raw.setblocking(False)
         self.reactor: Any = MemoryReactorClock()
-        self.transport: Any = encrypted(Connection, context, None)(near, protocol, self.reactor)
+        self.transport: Any = encrypted(Connection, lambda: context, None)(
+            near, protocol, self.reactor
+        )
         self.transport.connected = True
         self.transport.startReading()
         protocol.makeConnection(self.transport)

@@ -635,6 +635,15 @@ class RetainTests(HistoryTestCase):
         topics = ("r", "r/1", "r/2")
         self.assertEqual([self.history.describe(topic)[1] for topic in topics], [0, 1, 1])
 
+    def test_forget(self) -> None:
+        """What is retained can be forgotten, too; a topic that is not known has nothing."""
+        self.history.add("r", "1")
+        self.history.forget("r")
+        self.history.forget("t")
+        self.assertEqual((self.history.bytes, len(self.history)), (0, 1))
+        self.clock.advance(10)
+        self.assertEqual(len(self.history), 0)
+
     def test_trim(self) -> None:
         """If memory runs out, even what is retained is dropped, and the topic with it."""
         self.history.add("r", "1")

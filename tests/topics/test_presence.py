@@ -18,6 +18,7 @@ from pushd.topics.presence import (
     COUNTS_ONLY,
     LINGER,
     Attendance,
+    ConnectionChange,
     LocalPresence,
     Notice,
     Others,
@@ -507,6 +508,80 @@ class ExchangeTests(PresenceTestCase):
         self.join("alice").leave()
         self.presence.stop()
         self.assertEqual(self.exchange.calls[-1], "stop")
+
+
+class ListenerTests(PresenceTestCase):
+    """Watchers of connections."""
+
+    def setUp(self) -> None:
+        """Let the test play the other nodes."""
+        self.exchange = FakeExchange()
+        super().setUp()
+
+    def listen(self) -> tuple[list[str], Watch]:
+        """Watch the connections of the topic; return what is told, and the watch."""
+        told: list[str] = []
+
+        class Listener:
+            def notify(self, notice: Notice) -> bool:
+                for event in notice.events:
+                    assert isinstance(event, ConnectionChange)
+                    told.append(f"{'+' if event.joined else '-'} {event.connection}")
+                return True
+
+        return told, self.presence.watch("t", Listener(), connections=True)
+
+    def test_own(self) -> None:
+        """Each connection is told, those of one subject among them."""
+        told, watch = self.listen()
+        other, _ = self.listen()
+        self.presence.others_read("t", Others({}))
+        one = self.join("ann", client="a")
+        self.join("ann", client="b")
+        self.join("ann", client="b")
+        one.leave()
+        self.pass_time(0.2)
+        self.assertEqual(told, ["+ a", "+ b", "- a"])
+        watch.cancel()
+        self.join("bob", client="c")
+        self.pass_time(0.2)
+        self.assertEqual((told[3:], other[3:]), ([], ["+ c"]))
+
+    def test_others(self) -> None:
+        """So are those of other nodes; what was there before is not."""
+        told, _ = self.listen()
+        ann = Present("ann", "a", ("a", "b"), 2)
+        bob = Present("bob", "c", ("c",), 1)
+        self.presence.others_read("t", Others({"x": {"sann": ann}}))
+        self.pass_time(0.2)
+        self.assertEqual(told, [])
+        fewer = Present("ann", "a", ("b", "d"), 2)
+        self.presence.other_changed("t", "x", {"sann": fewer, "sbob": bob})
+        self.pass_time(0.2)
+        self.assertEqual(told, ["- a", "+ d", "+ c"])
+        self.presence.other_changed("t", "x", {"sbob": None})
+        self.presence.others_read("t", Others({"y": {"sbob": bob}}))
+        self.pass_time(0.2)
+        self.assertEqual(told[3:], ["- c", "- b", "- d", "+ c"])
+
+    def test_beside_watchers(self) -> None:
+        """Watchers of subjects are told as if there were no others."""
+        told, watch = self.listen()
+        watcher, other = self.watch()
+        self.presence.others_read("t", Others({}))
+        self.join("ann", client="a")
+        self.pass_time(0.2)
+        self.assertEqual((told, watcher.events), (["+ a"], ["= ann"]))
+        other.cancel()
+        self.join("ann", client="b")
+        self.pass_time(0.2)
+        self.assertEqual(told, ["+ a", "+ b"])
+        watcher, other = self.watch()
+        watch.cancel()
+        self.join("bob", client="c")
+        self.pass_time(0.2)
+        self.assertEqual(watcher.events[-1], "= ann bob")
+        other.cancel()
 
 
 class MemoryCluster:

@@ -1376,15 +1376,15 @@ class TopicTests(TopicTestCase):
             push = request.publish("t", "x", every=1, count=3)
             cancel = push._push.cancel
 
-            def record_thread() -> None:
+            def record_thread() -> object:
                 record.append(threading.current_thread() is threading.main_thread())
-                cancel()
+                return cancel()
 
             push._push.cancel = record_thread
-            push.cancel()
+            record.extend([push.cancel(), push.cancel()])
             handles.append(push)
 
         self.start({"/view": view})
         self.daemon.get("/view")
-        self.assertEqual((len(handles[0].id), handles[0].done, record), (18, 1, [True]))
+        self.assertEqual((len(handles[0].id), record), (18, [True, True, True, False]))
         self.assertEqual(self.control("GET", "/schedules").body, b'{"schedules":[]}\n')

@@ -33,6 +33,8 @@ def extend(scope: Scope, request: Request, loop: AbstractEventLoop) -> None:
 class Topics:
     """What an application can do with topics; see ``Request`` and ``WebSocket`` of pushd.views."""
 
+    __slots__ = ("_loop", "_request")
+
     def __init__(self, request: Request, loop: AbstractEventLoop) -> None:
         self._request = request
         self._loop = loop

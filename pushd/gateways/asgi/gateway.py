@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from asyncio import AbstractEventLoop, Task
+from collections.abc import Coroutine, Mapping
+from contextvars import copy_context
+from types import MappingProxyType
 from typing import Any
 
 from twisted.internet import defer
@@ -31,6 +34,9 @@ _log = Logger(namespace="pushd.gateways")
 # The name of a parameter that no route can have: the path as the client sent it.
 _RAW_PATH = "raw path"
 
+# HTTP requests have no such parameter: the path is with the request.
+_NO_PARAMETERS: Mapping[str, Any] = MappingProxyType({})
+
 
 class AsgiGateway:
     """Serves an application: finds what answers a request, and runs the application for it.
@@ -55,7 +61,11 @@ class AsgiGateway:
         self.loop = loop
         self.lifespan = Lifespan(application, loop)
         self._files = files
+        # What each call begins with. The reactor may run in the context of another call, whose task
+        # has let reading go on: its variables are not for the next request on the connection.
+        self._context = copy_context()
         self._view = WebSocketView(self)
+        self._match = Match(self._view, _NO_PARAMETERS, Handshakes.ACCEPTED)
         # The calls for HTTP requests that have not ended.
         self._calls: set[Task[None]] = set()
         self._settled: Deferred[None] | None = None
@@ -64,11 +74,13 @@ class AsgiGateway:
     def find(self, request: Any, path: str) -> IResource:
         """Return the resource for a path that pushd itself does not serve."""
         file = self._files.find(request, path)
-        return file or ApplicationResource(self, path, request.path)
+        return file or ApplicationResource(self, path, self.match(request))
 
-    def websocket_match(self, raw_path: bytes) -> Match:
+    def match(self, request: Any) -> Match:
         """Return the view that serves the WebSockets at a path."""
-        return Match(self._view, {_RAW_PATH: raw_path}, Handshakes.ACCEPTED)
+        if not request.wants_websocket:
+            return self._match
+        return Match(self._view, {_RAW_PATH: request.path}, Handshakes.ACCEPTED)
 
     def complete(self, scope: Scope, request: Request) -> Scope:
         """Add what is not of the request: the application's state, and pushd's extension."""
@@ -82,10 +94,13 @@ class AsgiGateway:
         """Call the application for an HTTP request."""
         scope = http_scope(request, http.path, http.clientproto, self.root)
         conversation = HttpConversation(http, self.loop)
-        run = conversation.run(self.application, self.complete(scope, request))
-        call = self.loop.create_task(run)
+        call = self.make_task(conversation.run(self.application, self.complete(scope, request)))
         self._calls.add(call)
         call.add_done_callback(lambda _: self._ended(call, http, conversation))
+
+    def make_task(self, call: Coroutine[Any, Any, Any]) -> Task[Any]:
+        """Run a call of the application in a task, with context variables of its own."""
+        return self.loop.create_task(call, context=self._context.copy())
 
     def settled(self) -> Deferred[None]:
         """Return a Deferred that fires when no call for an HTTP request goes on."""
@@ -135,8 +150,8 @@ class AsgiGateway:
 class ApplicationResource(ViewResource):
     """An application at a URL. Handshakes are served by ``WebSocketView``, all else at once."""
 
-    def __init__(self, gateway: AsgiGateway, path: str, raw_path: bytes) -> None:
-        super().__init__(gateway.views, gateway.websocket_match(raw_path), path)
+    def __init__(self, gateway: AsgiGateway, path: str, match: Match) -> None:
+        super().__init__(gateway.views, match, path)
         self._gateway = gateway
 
     def render(self, request: Any) -> int:
@@ -163,7 +178,7 @@ class WebSocketView:
         scope = websocket_scope(request, request.parameters[_RAW_PATH], gateway.root)
         conversation = WebSocketConversation(request.websocket, gateway.loop)
         run = conversation.run(gateway.application, gateway.complete(scope, request))
-        return TaskResult(gateway.loop.create_task(run))
+        return TaskResult(gateway.make_task(run))
 
 
 class TaskResult(Deferred[Any]):

@@ -10,11 +10,15 @@ from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
 from pushd.errors import ClientDisconnected
-from pushd.gateways.asgi.headers import check_headers, check_status, read_length
+from pushd.gateways.asgi.headers import Headers, check_headers, check_status, read_length
 from pushd.gateways.asgi.scope import Application, Message, Scope
 from pushd.gateways.body_length import BodyLength
+from pushd.gateways.whole_response import write_whole
 from pushd.protocols.http.body import BodyStream
 from pushd.protocols.http.response import phrase_of
+
+# How long a body in one part may be that leaves with its head in one write.
+_MAX_WHOLE = 1 << 18
 
 
 class _State(Enum):
@@ -41,6 +45,10 @@ class HttpConversation:
         self._request = request
         self._loop = loop
         self._state = _State.NEW
+        # The head of the response, until it is sent.
+        self._status = 500
+        self._headers: Headers = []
+        self._has_body = True
         self._length = BodyLength(None)
         # The request's body, until the application has been told all of it.
         self._body: BodyStream | None = request.body
@@ -53,7 +61,6 @@ class HttpConversation:
         request.sets_own_headers = True
         request.defaultContentType = None
         request.broken_off = self._client_left
-        request.notifyFinish().addErrback(self._client_left)
 
     @property
     def is_gone(self) -> bool:
@@ -122,13 +129,10 @@ class HttpConversation:
 
     def _start(self, message: Message) -> None:
         """Take the head of the response, which is sent with the first part of its body."""
-        request = self._request
-        status, headers = check_status(message["status"]), check_headers(message.get("headers", ()))
-        has_body = request.method != b"HEAD" and status not in (204, 304)
-        self._length = BodyLength(read_length(headers) if has_body else None)
-        request.setResponseCode(status, phrase_of(status).encode())
-        for name, value in headers:
-            request.responseHeaders.addRawHeader(name, value)
+        self._status = check_status(message["status"])
+        self._headers = check_headers(message.get("headers", ()))
+        self._has_body = self._request.method != b"HEAD" and self._status not in (204, 304)
+        self._length = BodyLength(read_length(self._headers) if self._has_body else None)
         self._state = _State.STARTED
 
     def _write(self, data: bytes | bytearray | memoryview, *, more: bool) -> None:
@@ -136,14 +140,15 @@ class HttpConversation:
         if not isinstance(data, bytes | bytearray | memoryview):
             raise TypeError(f"a body consists of bytes, not {type(data).__name__}")
         request, data = self._request, bytes(data)
-        if self._state is _State.STARTED:
-            self._state = _State.SENDING
-            if more:
-                request.registerProducer(self, True)
-            elif not request.responseHeaders.hasHeader(b"content-length"):
-                request.responseHeaders.setRawHeaders(b"content-length", [b"%d" % len(data)])
-        request.write(self._length.take(data))
-        self._length.check(ended=not more)
+        is_first = self._state is _State.STARTED
+        self._state = _State.SENDING
+        if is_first and not more and self._is_whole(len(data)):
+            self._write_whole(data)
+        else:
+            if is_first:
+                self._set_head(len(data), more=more)
+            request.write(self._length.take(data))
+            self._length.check(ended=not more)
         if not more and self._state is _State.SENDING:
             self._state = _State.COMPLETE
             if request.producer is not None:
@@ -151,7 +156,33 @@ class HttpConversation:
             request.finish()
             self._wake_receivers()
 
-    def _client_left(self, _: object = None) -> None:
+    def _is_whole(self, length: int) -> bool:
+        """Return whether a response in one part can leave in one write."""
+        return (
+            self._has_body
+            and length <= _MAX_WHOLE
+            and self._length.length in (None, length)
+            and self._request.clientproto == b"HTTP/1.1"
+        )
+
+    def _write_whole(self, data: bytes) -> None:
+        phrase, headers = phrase_of(self._status).encode(), self._headers
+        if self._length.length is None:
+            headers = [*headers, (b"content-length", b"%d" % len(data))]
+        write_whole(self._request, self._status, phrase, headers, data)
+
+    def _set_head(self, length: int, *, more: bool) -> None:
+        """Give the head to the request, which writes it with the first part of the body."""
+        request = self._request
+        request.setResponseCode(self._status, phrase_of(self._status).encode())
+        for name, value in self._headers:
+            request.responseHeaders.addRawHeader(name, value)
+        if more:
+            request.registerProducer(self, True)
+        elif not request.responseHeaders.hasHeader(b"content-length"):
+            request.responseHeaders.setRawHeaders(b"content-length", [b"%d" % length])
+
+    def _client_left(self) -> None:
         """Tell the application that its client has left."""
         self._state = _State.GONE
         self._wake_receivers()

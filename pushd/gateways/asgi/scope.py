@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from pushd.gateways.environ import split_address
@@ -19,6 +20,9 @@ Application = Callable[[Scope, Receive, Send], Awaitable[object]]
 #: The versions that an application is told: 2.4 says that ``send`` raises OSError after the client
 #: has left.
 VERSIONS = {"version": "3.0", "spec_version": "2.4"}
+
+# The same few names for all connections: of those that stay open, each has a scope.
+_lower = lru_cache(maxsize=1024)(bytes.lower)
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -66,7 +70,7 @@ def _fields(request: Request, raw_path: bytes, root: str) -> Scope:
         "raw_path": root.encode() + raw_path,
         "query_string": request.query_string.encode("latin-1"),
         "headers": [
-            (name.lower(), value)
+            (_lower(name), value)
             for name, values in request.raw_headers.getAllRawHeaders()
             for value in values
         ],

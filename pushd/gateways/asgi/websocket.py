@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from asyncio import AbstractEventLoop, Future
+from collections.abc import Iterable
 from enum import Enum
 from io import BytesIO
 from typing import Any
@@ -55,6 +56,9 @@ class WebSocketConversation:
     a client that has left is dropped; after that ``send`` raises ``ClientDisconnected``.
     """
 
+    # There are as many as there are WebSockets: each byte counts.
+    __slots__ = ("_arrived", "_loop", "_receiver", "_refusal", "_state", "_waiting", "_websocket")
+
     def __init__(self, websocket: WebSocket, loop: AbstractEventLoop) -> None:
         self._websocket = websocket
         self._loop = loop
@@ -65,10 +69,8 @@ class WebSocketConversation:
         self._waiting = False
         # Wakes the task that receives.
         self._receiver: Future[None] | None = None
-        # The response that refuses the handshake.
-        self._status = 403
-        self._headers: dict[str, list[str]] = {}
-        self._body = BytesIO()
+        # The response that refuses the handshake, if the application makes one.
+        self._refusal: _Refusal | None = None
 
     async def run(self, application: Application, scope: Scope) -> HandshakeResponse | None:
         """Call the application; return the response that refuses the handshake, if it does.
@@ -84,8 +86,7 @@ class WebSocketConversation:
         if self._state is _State.REFUSING:
             raise RuntimeError("the application returned before its response was complete")
         if self._state is _State.REFUSED:
-            body = self._body.getvalue()[:_MAX_REFUSAL]
-            return HandshakeResponse(self._status, self._headers, body)
+            return (self._refusal or _Refusal()).get()
         return None
 
     async def receive(self) -> dict[str, Any]:
@@ -157,16 +158,13 @@ class WebSocketConversation:
             await sent.asFuture(self._loop)
 
     def _start_refusal(self, message: Message) -> None:
-        self._status = check_status(message["status"])
-        for name, value in check_headers(message.get("headers") or ()):
-            if name.lower() != b"content-length":
-                values = self._headers.setdefault(name.decode("latin-1"), [])
-                values.append(value.decode("latin-1"))
+        status = check_status(message["status"])
+        self._refusal = _Refusal(status, check_headers(message.get("headers") or ()))
         self._state = _State.REFUSING
 
     def _extend_refusal(self, message: Message) -> None:
-        if self._body.tell() < _MAX_REFUSAL:
-            self._body.write(message.get("body", b""))
+        assert self._refusal is not None
+        self._refusal.extend(message.get("body", b""))
         if not message.get("more_body", False):
             self._state = _State.REFUSED
 
@@ -180,7 +178,7 @@ class WebSocketConversation:
                     websocket.gone().addCallback(self._left)
                 elif websocket.has_messages():
                     return websocket.read()
-                else:
+                elif not websocket.call_with_next(self._arrive):
                     websocket.wait().addBoth(self._arrive)
                 # It may have been there already.
                 self._waiting = not self._arrived
@@ -210,3 +208,25 @@ class WebSocketConversation:
     def _wake(self) -> None:
         if self._receiver is not None and not self._receiver.done():
             self._receiver.set_result(None)
+
+
+class _Refusal:
+    """A response that refuses a handshake, part by part."""
+
+    def __init__(self, status: int = 403, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
+        self._status = status
+        self._headers: dict[str, list[str]] = {}
+        self._body = BytesIO()
+        for name, value in headers:
+            if name.lower() != b"content-length":
+                values = self._headers.setdefault(name.decode("latin-1"), [])
+                values.append(value.decode("latin-1"))
+
+    def extend(self, data: bytes) -> None:
+        """Take a part of the body, as far as it is sent."""
+        if self._body.tell() < _MAX_REFUSAL:
+            self._body.write(data)
+
+    def get(self) -> HandshakeResponse:
+        """Return the whole response."""
+        return HandshakeResponse(self._status, self._headers, self._body.getvalue()[:_MAX_REFUSAL])

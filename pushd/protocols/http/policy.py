@@ -35,7 +35,9 @@ class SitePolicy:
     :param share: lets pages of other origins read the response to a request, where they may.
     :param memory: bounds what all connections buffer.
     :param wall: the time of day, in seconds since 1970, for dates and the log.
-    :param limits: ``max_message`` is also the limit of a request's body.
+    :param limits: a request's body may have ``max_body`` bytes.
+    :param is_publication: whether the body of a request to a path is a publication, which may have
+        ``max_message`` bytes.
     :param large_bodies: for paths with a higher limit, a function that computes it from
         ``max_message``.
     :param page_headers: headers of every page, unless a view sets others.
@@ -51,6 +53,7 @@ class SitePolicy:
     limits: Limits
     wall: Callable[[], float]
     share: Callable[[Any], object] = lambda request: None
+    is_publication: Callable[[bytes], bool] = lambda path: False
     large_bodies: Mapping[bytes, Callable[[int], int]] = field(default_factory=dict)
     page_headers: Mapping[bytes, bytes] = field(default_factory=lambda: page_headers(DEFAULT_CSP))
     freed_last: bool = False
@@ -60,5 +63,12 @@ class SitePolicy:
 
         ``ChannelRequest`` refuses a longer one with 413.
         """
-        size, larger = self.limits.max_message, self.large_bodies.get(path)
-        return size if larger is None else larger(size)
+        limits, larger = self.limits, self.large_bodies.get(path)
+        if larger is not None:
+            return larger(limits.max_message)
+        return limits.max_message if self.is_publication(path) else limits.max_body
+
+    def body_option(self, path: bytes) -> str:
+        """Return the option that limits the body of a request to a path."""
+        is_message = path in self.large_bodies or self.is_publication(path)
+        return "--max-message" if is_message else "--max-body"

@@ -180,7 +180,9 @@ class StrictChannel(HTTPChannelAdapter):
 
     def make_head(self, version: bytes, code: bytes, reason: bytes, headers: Headers) -> bytes:
         """Return the head of a response with the headers that all share; without our version."""
-        headers.removeHeader(b"server")
+        sets_own = bool(self.requests) and self.requests[0].sets_own_headers
+        if not sets_own:
+            headers.removeHeader(b"server")
         if code in (b"204", b"304"):
             # It would have to be the length of the page itself (RFC 9110 §8.6).
             headers.removeHeader(b"content-length")
@@ -188,7 +190,7 @@ class StrictChannel(HTTPChannelAdapter):
         if not headers.hasHeader(b"date"):
             headers.setRawHeaders(b"date", [date_of(int(self.site.policy.wall()))])
         shared: Mapping[bytes, bytes] = SHARED_HEADERS
-        if self.requests and self.requests[0].sets_own_headers:
+        if sets_own:
             shared = {}
         elif kind.lower().startswith(_PAGES):
             shared = {**SHARED_HEADERS, **self.site.policy.page_headers}

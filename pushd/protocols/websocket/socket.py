@@ -23,15 +23,16 @@ are in a ``SendQueue``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from enum import Enum
 from functools import partial
 from math import inf
-from types import coroutine
+from types import MappingProxyType, coroutine
 from typing import Any, Literal, Protocol, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
 
 from pushd.access.closing import NORMAL, TRY_AGAIN_LATER, Closing
 from pushd.access.memory import Usage
@@ -66,6 +67,9 @@ class Participant(Protocol):
 
 # The subscribers of a WebSocket that has none: replaced, never changed.
 _NO_SUBSCRIBERS: dict[str, TopicSender] = {}
+
+# What the closings of most WebSockets become.
+_SAME: Mapping[Closing, Closing] = MappingProxyType({})
 
 # Where one that chooses its topics itself is kept; no topic has this name.
 _ATTACHED = ""
@@ -186,6 +190,7 @@ class WebSocket:
         "_wire",
         "close_code",
         "close_reason",
+        "closings",
         "grace",
         "participant",
         "send_queue",
@@ -221,6 +226,8 @@ class WebSocket:
         self.participant: Participant | None = None
         #: Whether it is of no use without its subscriptions, as at ``/topics/…``.
         self.serves_topics = False
+        #: What is sent in place of closings of the daemon, in a protocol that has codes of its own.
+        self.closings = _SAME
         #: Whether a view in a thread uses it, by way of a BlockingWebSocket.
         self.used_by_threads = False
         #: What the view may still call; None until the end of the conversation.
@@ -454,6 +461,17 @@ class WebSocket:
             raise StopAsyncIteration
         return message
 
+    def call_with_next(self, resume: Callable[[str | bytes | Failure | None], object]) -> bool:
+        """Call a function with the next message, or with None at the end: ``wait``, but cheaper.
+
+        Returns False, and will not call it, if ``wait`` would not have to wait, or must refuse.
+        """
+        inbox = self._inbox
+        if self._state is not _OPEN or inbox.waiter is not None or inbox.messages:
+            return False
+        inbox.start(resume)
+        return True
+
     # What the run of the view and the connection call
 
     def set_owner(self, owner: Owner | None) -> None:
@@ -521,7 +539,7 @@ class WebSocket:
         if self._wire is not None and self._state is _OPEN:
             self._catch_up()
         if self._wire is not None and self._state is _OPEN:
-            wire = self._wire
+            wire, closing = self._wire, self.closings.get(closing, closing)
             # The end first, or messages that the wire still delivers would be taken.
             self.conversation_ended(closing.code, closing.reason)
             wire.close(closing)

@@ -48,14 +48,14 @@ class WebSocketSubscriptions:
     pending publications catch up.
     """
 
-    __slots__ = ("_grouped", "_hub", "_socket", "_topics")
+    __slots__ = ("_hub", "_socket", "_topics", "grouped")
 
     def __init__(self, socket: Socket, hub: Hub) -> None:
         self._socket = socket
         self._hub = hub
         self._topics: dict[str, TopicSubscriber] = {}
-        # Those that are in a group, and some that have left theirs.
-        self._grouped: dict[TopicSubscriber, None] = {}
+        #: Those that are in a group, and some that have left theirs.
+        self.grouped: dict[TopicSubscriber, None] = {}
 
     def __len__(self) -> int:
         return len(self._topics)
@@ -74,16 +74,20 @@ class WebSocketSubscriptions:
 
         :param format_json: whether publications in JSON are sent as values, not as text.
         """
-        subscriber = TopicSubscriber(self._socket, self._grouped, format_json=format_json)
+        subscriber = TopicSubscriber(self._socket, self.grouped, format_json=format_json)
+        self.start(topic, subscriber, after)
+        return subscriber
+
+    def start(self, topic: str, subscriber: TopicSubscriber, after: Id | None) -> None:
+        """Do the same with a subscriber of another kind, which was made with ``grouped``."""
         self._topics[topic] = subscriber
         subscriber.start(self._hub, topic, after)
-        return subscriber
 
     def unsubscribe(self, topic: str) -> None:
         """Send no more publications of a topic; do nothing if it has no subscription."""
         subscriber = self._topics.pop(topic, None)
         if subscriber is not None:
-            self._grouped.pop(subscriber, None)
+            self.grouped.pop(subscriber, None)
             self._socket.send_queue.discard(subscriber)
             subscriber.stop()
 
@@ -95,8 +99,8 @@ class WebSocketSubscriptions:
 
     def leave_group(self) -> None:
         """Stop direct writes: data is about to be buffered, and what follows must go behind it."""
-        while self._grouped:
-            self._grouped.popitem()[0].leave_group()
+        while self.grouped:
+            self.grouped.popitem()[0].leave_group()
 
     def cancel(self) -> None:
         """Send nothing more."""
@@ -105,7 +109,7 @@ class WebSocketSubscriptions:
 
     def stop(self) -> None:
         """Send nothing more, and forget the topics."""
-        self._grouped.clear()
+        self.grouped.clear()
         while self._topics:
             self._topics.popitem()[1].stop()
 

@@ -32,6 +32,7 @@ from twisted.python.failure import Failure
 
 from pushd.access.permissions import RevocationExchange
 from pushd.errors import RedisError, RedisUnavailable, Unavailable
+from pushd.schedule.histogram import Histogram
 from pushd.topics.broker import Draft, ignore_gap, succeed_at_once
 from pushd.topics.cursor import UNKNOWN, Cursor
 from pushd.topics.history import Retention
@@ -42,10 +43,12 @@ from pushd.topics.redis.followed_topic import FollowedTopic
 from pushd.topics.redis.presence import RedisPresence
 from pushd.topics.redis.reconnect import Reconnector
 from pushd.topics.redis.revocations import RedisRevocations
+from pushd.topics.redis.schedules import RedisSchedules
 from pushd.topics.redis.scripts import RedisNames
 from pushd.topics.redis.topic_sync import TopicSync
 from pushd.topics.redis.waiters import Waiters, make_timeouts
 from pushd.topics.rules import Rules
+from pushd.topics.scheduled import SCHEDULE_GRACE
 
 if TYPE_CHECKING:
     from pushd.topics.redis.session import RedisSession
@@ -65,6 +68,9 @@ class RedisBroker:
     :param names: the names of keys and channels.
     :param make_name: returns a new random name, for an epoch or a generation.
     :param rules: of topics that are kept otherwise than ``retention`` says.
+    :param schedule_grace: for how many seconds a scheduled publication may have been due that is
+        still made.
+    :param lateness: how late those are that are made, in seconds.
     """
 
     def __init__(
@@ -77,6 +83,8 @@ class RedisBroker:
         retention: Retention,
         make_name: Callable[[], str],
         rules: Rules | None = None,
+        schedule_grace: float = SCHEDULE_GRACE,
+        lateness: Histogram | None = None,
     ) -> None:
         #: Publications that this node has accepted.
         self.published = 0
@@ -105,6 +113,18 @@ class RedisBroker:
         self.revocations = self._revocations = RedisRevocations(
             reactor, self._reconnector, names, node=node, name=name
         )
+        #: Keeps the schedules of all nodes.
+        self.schedules = RedisSchedules(
+            reactor,
+            self._reconnector,
+            self._commands,
+            names,
+            node=node,
+            name=name,
+            grace=schedule_grace,
+            published=self._count,
+            lateness=Histogram() if lateness is None else lateness,
+        )
         self._sync = TopicSync(reactor, self._reconnector, self._commands, name=name)
         self._wait_timeouts = make_timeouts(reactor, self.fault)
         # Reads of topics that are not followed wait for a session.
@@ -118,6 +138,11 @@ class RedisBroker:
     def generation(self) -> str:
         """The generation of all topics in Redis, as far as this node knows."""
         return self._commands.generation or UNKNOWN
+
+    @property
+    def tried(self) -> Deferred[object]:
+        """Fires after the first attempt to connect, whatever its result."""
+        return self._reconnector.tried
 
     @property
     def settled(self) -> int:
@@ -205,6 +230,10 @@ class RedisBroker:
         """Give a topic's last id, and the number of publications in its history."""
         return Deferred.fromCoroutine(self._ask(partial(self._commands.describe, topic=topic)))
 
+    def forget(self, topic: str) -> Deferred[None]:
+        """Drop the history of a topic."""
+        return Deferred.fromCoroutine(self._ask(partial(self._commands.forget, topic=topic)))
+
     def names(self) -> Deferred[list[str]]:
         """Give the names of all topics, or of about 100,000 if there are more."""
         return Deferred.fromCoroutine(self._ask(self._commands.names))
@@ -216,11 +245,13 @@ class RedisBroker:
         self._sync.connected()
         self._presence.connected()
         self._revocations.connected(session)
+        self.schedules.connected(session)
 
     def _disconnected(self) -> None:
         self._sync.disconnected()
         self._presence.disconnected()
         self._revocations.disconnected()
+        self.schedules.disconnected()
 
     def _receive(self, channel: bytes, message: bytes) -> None:
         if not self._sync.receive(channel, message) and not self._presence.receive(
@@ -302,6 +333,10 @@ class RedisBroker:
     def _published(self, ids: list[Id]) -> list[Id]:
         self.published += len(ids)
         return ids
+
+    def _count(self, number: int) -> None:
+        """Count publications that were scheduled."""
+        self.published += number
 
     def _not_published(self, failure: Failure, session: RedisSession) -> Any:
         if failure.check(RedisUnavailable):

@@ -18,6 +18,7 @@ from pushd.topics.redis.scripts import (
     DESCRIBE,
     HOLD,
     LOCATE,
+    PUBLISH_DUE,
     REPLAY,
     SETTLE,
     TOPIC_TYPE,
@@ -111,13 +112,45 @@ class TopicCommands:
         publishing.addBoth(self._answered, len(drafts), size, published)
         return published
 
+    async def publish_due(
+        self, session: RedisSession, due: Sequence[tuple[str, str]], *, node: str, grace: float
+    ) -> list[DueAnswer]:
+        """Make the publications of schedules that are due, or drop them if they are too old.
+
+        :param due: the id and the topic of each schedule.
+        :param node: the name of this node.
+        :param grace: for how many seconds a publication may have been due that is still made.
+        """
+        names = self._names
+        keys = [names.server, names.schedules, names.schedule_totals]
+        args = [*self._common(session), grace * 1000, node, names.due_prefix]
+        for id, topic in due:
+            place = self._place(topic)
+            keys += names.schedule_prefix + id, *place.keys
+            args += id, place.channel, *place.kept
+        answers = await session.run_script(PUBLISH_DUE, keys, args)
+        with reading():
+            if len(answers) == len(due):
+                return [
+                    DueAnswer(
+                        made,
+                        dropped,
+                        owned == 1,
+                        float(left) / 1000,
+                        float(late) / 1000,
+                        int(count),
+                    )
+                    for made, dropped, owned, left, late, count in answers
+                ]
+        raise RedisError(_UNEXPECTED)
+
     async def settle(self, session: RedisSession) -> None:
         """Learn the generation, at the start of a session.
 
         It is a new one if this server has forgotten something, or another one was used meanwhile.
         """
         answer = await session.run_script(SETTLE, [self._names.server], self._common(session))
-        with _reading():
+        with reading():
             # Its characters are checked: it becomes part of a line in event streams.
             self.generation = read_id(b"%b:0" % answer).epoch
 
@@ -128,7 +161,7 @@ class TopicCommands:
         keys = (self._names.server, *self._names.topic_keys(topic))
         await self._reads.acquire()
         try:
-            with _reading():
+            with reading():
                 return read_replay(topic, await session.run_script(REPLAY, keys, args))
         finally:
             self._reads.release()
@@ -142,7 +175,7 @@ class TopicCommands:
         for topic, sequence in sequences.items():
             args += sequence, *self._keeping(topic)
         ids = await session.run_script(LOCATE, [self._names.server, *topics], args)
-        with _reading():
+        with reading():
             if len(ids) == len(sequences):
                 return [read_id(id) if id else None for id in ids]
         raise RedisError(_UNEXPECTED)
@@ -152,8 +185,12 @@ class TopicCommands:
         keys = (self._names.server, *self._names.topic_keys(topic))
         args = [*self._common(session, topic), self._keeping(topic)[1]]
         answer = await session.run_script(DESCRIBE, keys, args)
-        with _reading():
+        with reading():
             return (None, 0) if answer is None else (read_id(answer[0]), int(answer[1]))
+
+    async def forget(self, session: RedisSession, topic: str) -> None:
+        """Drop the history of a topic."""
+        await session.run("DEL", self._names.topic_keys(topic)[1])
 
     async def names(self, session: RedisSession) -> list[str]:
         """Return the names of all topics, or of about 100,000 if there are more."""
@@ -161,7 +198,7 @@ class TopicCommands:
         cursor = b"0"
         rest = ("MATCH", self._names.topic_pattern, "COUNT", 1000, "TYPE", TOPIC_TYPE)
         for _ in range(_MAX_SCANS):
-            with _reading():
+            with reading():
                 cursor, keys = await session.run("SCAN", cursor, *rest)
                 for key in keys:
                     with suppress(ValueError):  # A key of another program.
@@ -177,7 +214,7 @@ class TopicCommands:
         for topic in topics:
             args += self._keeping(topic)
         ids = await session.run_script(TOUCH, keys, args)
-        with _reading():
+        with reading():
             if len(ids) == len(topics):
                 return [id.decode("latin-1") for id in ids]
         raise RedisError(_UNEXPECTED)
@@ -237,6 +274,23 @@ class TopicCommands:
 
 
 @dataclass(frozen=True, slots=True)
+class DueAnswer:
+    """What has become of a schedule that may have been due; times are in seconds."""
+
+    #: How many publications were made, and how many dropped.
+    made: int
+    dropped: int
+    #: Whether it belongs to this node and goes on.
+    owned: bool
+    #: Time until the next publication.
+    left: float
+    #: How late the publication is that was made.
+    late: float
+    #: How many publications the schedule makes in all.
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Place:
     """Where a topic is kept."""
 
@@ -252,7 +306,7 @@ _MALFORMED = (AttributeError, IndexError, TypeError, ValueError)
 
 
 @contextmanager
-def _reading() -> Iterator[None]:
+def reading() -> Iterator[None]:
     """Raise RedisError for an answer of another form."""
     try:
         yield

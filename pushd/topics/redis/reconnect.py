@@ -47,6 +47,8 @@ class Reconnector:
         self._on_close = on_close
         #: The open session, if any.
         self.session: RedisSession | None = None
+        #: Fires after the first attempt, whatever its result.
+        self.tried: Deferred[object] = Deferred()
         #: True after ``stop``.
         self.stopped = False
         self._fault: str | None = "not connected yet"
@@ -100,7 +102,12 @@ class Reconnector:
         if not self.stopped:
             opening = self._open_session(self._lost)
             self._opening = opening.addCallbacks(self._opened, self._not_opened)
-            self._opening.addErrback(self.log_failure)
+            self._opening.addErrback(self.log_failure).addBoth(self._attempted)
+
+    def _attempted(self, result: object) -> object:
+        if not self.tried.called:
+            self.tried.callback(None)
+        return result
 
     def _opened(self, session: RedisSession) -> None:
         self.session, self._fault, self._attempts = session, None, 0

@@ -162,53 +162,130 @@ local function keep(topic, history)
 end
 """
 
+_PUBLISHING = """
+local generation, sequence = nil, nil
+
+-- Publishes, and returns the id. The first call of a script numbers as many as it may publish.
+local function publish(most, topic, history, channel, kind, data, size, time_to_live, retained)
+    if not generation then
+        generation = read_generation()
+        sequence = redis.call('HINCRBY', KEYS[1], 'sequence', most) - most
+    end
+    sequence = sequence + 1
+    local epoch, last, previous = open(topic, history, generation, sequence - 1)
+    local offset = last + 1
+    redis.call('HSET', topic, 'offset', whole(offset),
+        'sequence', whole(sequence), 'numbered', whole(offset))
+    local id = epoch .. ':' .. whole(offset)
+    ttl, size = tonumber(time_to_live), tonumber(size)
+    -- What was the newest until now need not be retained.
+    retain = false
+    redis.call('PEXPIRE', topic, whole(ttl + hold))
+    if size > 0 then
+        trim(history, offset - 1)
+        local place = whole(offset) .. '-' .. whole(now)
+        -- After one that has no number, nothing is proven before this one.
+        local numbers = whole(sequence) .. ':' .. whole(previous or sequence)
+        redis.call('XADD', history, 'MAXLEN', '=', size, place, kind, data, 's', numbers)
+        redis.call('PEXPIRE', history, whole(ttl))
+    else
+        redis.call('DEL', history) -- If it was kept by a rule that has changed.
+    end
+    if retained == '1' then
+        redis.call('PERSIST', topic)
+        redis.call('PERSIST', history)
+    end
+    redis.call('PUBLISH', channel, id .. ' ' .. whole(sequence) .. ' ' .. kind .. data)
+    return id
+end
+"""
+
 _PUBLISH = """
 local key_ttl = ARGV[7]
 local count = (#KEYS - 1) / 3
-local generation, sequence = nil, nil
 local ids = {}
 for number = 1, count do
     local topic, history, key = KEYS[3 * number - 1], KEYS[3 * number], KEYS[3 * number + 1]
-    local channel, kind, data, size, time_to_live, retained =
-        unpack(ARGV, 2 + 6 * number, 7 + 6 * number)
     local id = key ~= topic and redis.call('GET', key)
     if not id then
-        if not generation then
-            generation = read_generation()
-            sequence = redis.call('HINCRBY', KEYS[1], 'sequence', count) - count
-        end
-        sequence = sequence + 1
-        local epoch, last, previous = open(topic, history, generation, sequence - 1)
-        local offset = last + 1
-        redis.call('HSET', topic, 'offset', whole(offset),
-            'sequence', whole(sequence), 'numbered', whole(offset))
-        id = epoch .. ':' .. whole(offset)
-        ttl, size = tonumber(time_to_live), tonumber(size)
-        -- What was the newest until now need not be retained.
-        retain = false
-        redis.call('PEXPIRE', topic, whole(ttl + hold))
-        if size > 0 then
-            trim(history, offset - 1)
-            local place = whole(offset) .. '-' .. whole(now)
-            -- After one that has no number, nothing is proven before this one.
-            local numbers = whole(sequence) .. ':' .. whole(previous or sequence)
-            redis.call('XADD', history, 'MAXLEN', '=', size, place, kind, data, 's', numbers)
-            redis.call('PEXPIRE', history, whole(ttl))
-        else
-            redis.call('DEL', history) -- If it was kept by a rule that has changed.
-        end
-        if retained == '1' then
-            redis.call('PERSIST', topic)
-            redis.call('PERSIST', history)
-        end
+        id = publish(count, topic, history, unpack(ARGV, 2 + 6 * number, 7 + 6 * number))
         if key ~= topic then
             redis.call('SET', key, id, 'EX', key_ttl)
         end
-        redis.call('PUBLISH', channel, id .. ' ' .. whole(sequence) .. ' ' .. kind .. data)
     end
     ids[number] = id
 end
 return ids
+"""
+
+#: A function for scripts about schedules.
+FORGETTING = """
+local function whole(number)
+    return string.format('%.0f', number)
+end
+
+-- Removes a schedule, of which the size of its data, its rate and its node are given.
+local function forget(schedules, totals, record, due, id, size, rate)
+    redis.call('DEL', record)
+    redis.call('ZREM', schedules, id)
+    redis.call('ZREM', due, id)
+    if redis.call('EXISTS', schedules) == 0 then
+        redis.call('DEL', totals)
+        return
+    end
+    redis.call('HINCRBY', totals, 'bytes', whole(0 - (size or 0)))
+    redis.call('HINCRBY', totals, 'rate', whole(0 - (rate or 0)))
+end
+"""
+
+_PUBLISH_DUE = """
+local grace, node, due_prefix = tonumber(ARGV[7]), ARGV[8], ARGV[9]
+local exact = time[1] * 1000 + time[2] / 1000
+local most = (#KEYS - 3) / 3
+local answers = {}
+for number = 1, most do
+    local record, topic, history = unpack(KEYS, 3 * number + 1, 3 * number + 3)
+    local id = ARGV[5 * number + 5]
+    local known = redis.call('HMGET', record,
+        'node', 'count', 'done', 'first', 'every', 'kind', 'data', 'size', 'rate')
+    local made, old, late, left, owned = 0, 0, 0, -1, 0
+    if known[2] then
+        local count, done = tonumber(known[2]), tonumber(known[3])
+        local first, every = tonumber(known[4]), tonumber(known[5])
+        late = exact - first - done * every
+        if late > grace then
+            old = count - done
+            if every > 0 then
+                old = math.min(old, math.ceil((late - grace) / every))
+            end
+            late = late - old * every
+        end
+        -- A microsecond is what the sum of two numbers may be wrong by.
+        if done + old < count and late >= -0.001 then
+            publish(most, topic, history, ARGV[5 * number + 6], known[6], known[7],
+                unpack(ARGV, 5 * number + 7, 5 * number + 9))
+            made = 1
+        end
+        done = done + old + made
+        local due = due_prefix .. known[1]
+        if done == count then
+            forget(KEYS[2], KEYS[3], record, due, id, known[8], known[9])
+        else
+            local next = first + done * every
+            left, owned = math.max(0, next - exact), known[1] == node and 1 or 0
+            if old + made > 0 then
+                redis.call('HSET', record, 'done', whole(done))
+                redis.call('ZADD', due, string.format('%.17g', next), id)
+            end
+        end
+    else
+        -- It was cancelled, or removed by another program.
+        forget(KEYS[2], KEYS[3], record, due_prefix .. node, id)
+    end
+    answers[number] = {made, old, owned, string.format('%.3f', left), string.format('%.3f', late),
+        known[2] or 0}
+end
+return answers
 """
 
 _REPLAY = """
@@ -347,7 +424,11 @@ class Script:
 
 
 #: Publishes one or more publications. Returns their ids.
-PUBLISH = Script(_OPENING + _PUBLISH)
+PUBLISH = Script(_OPENING + _PUBLISHING + _PUBLISH)
+#: Publishes what is due of schedules. Returns for each how many publications it has made, and how
+#: many it has dropped; 1 if it belongs to this node; the milliseconds until its next publication,
+#: or -1 if there is none; how many milliseconds late the one that was made is; and the count.
+PUBLISH_DUE = Script(_OPENING + _PUBLISHING + FORGETTING + _PUBLISH_DUE)
 #: Reads the publications after an id. Creates the topic if it does not exist.
 REPLAY = Script(_OPENING + _REPLAY)
 #: Finds the ids that topics had at a sequence of a generation; "" if that is not certain.
@@ -359,7 +440,7 @@ TOUCH = Script(_OPENING + _TOUCH)
 #: Returns the generation, which is a new one if this server may have forgotten something.
 SETTLE = Script(_OPENING + _SETTLE)
 
-ALL = (PUBLISH, REPLAY, LOCATE, DESCRIBE, TOUCH, SETTLE)
+ALL = (PUBLISH, PUBLISH_DUE, REPLAY, LOCATE, DESCRIBE, TOUCH, SETTLE)
 
 #: The type of the values of topics' keys, for SCAN.
 TOPIC_TYPE = "hash"
@@ -414,6 +495,31 @@ class RedisNames:
     def revocation_channel(self) -> bytes:
         """Return the channel of revocations, whose name is that of no topic's channel."""
         return f"{self.prefix}:{self.db}!revocations".encode()
+
+    @property
+    def schedules(self) -> str:
+        """The key of the sorted set of schedules, each with the time at which it was made."""
+        return f"{self.prefix}:schedules"
+
+    @property
+    def schedule_totals(self) -> str:
+        """The key of what all schedules have together: bytes of data, and their rate."""
+        return f"{self.prefix}:schedules:totals"
+
+    @property
+    def schedule_nodes(self) -> str:
+        """The key of the sorted set of nodes that have schedules, each with when it is dead."""
+        return f"{self.prefix}:schedules:nodes"
+
+    @property
+    def due_prefix(self) -> str:
+        """What a node's name follows in the key of its schedules, sorted by their next time."""
+        return f"{self.prefix}:schedules:due:"
+
+    @property
+    def schedule_prefix(self) -> str:
+        """What the id of a schedule follows in the key of its hash."""
+        return f"{self.prefix}:schedule:"
 
     def idempotency_key(self, topic: str, key: str) -> str:
         """Return the key that stores the id published with an idempotency key."""

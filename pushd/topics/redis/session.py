@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from OpenSSL.SSL import TLS_METHOD, Context
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.selectreactor import SelectReactor
 from twisted.python.failure import Failure
@@ -214,6 +215,11 @@ def probe(address: RedisAddress) -> str | None:
     It can if it is only unreachable: the daemon keeps trying. This takes at most the ten seconds
     that opening a session may take, on a reactor of its own, as the daemon's does not run yet.
     """
+    if address.tls and not _has_callbacks():
+        return (
+            "TLS to Redis needs memory that is writable and executable, which this process may not "
+            "have: MemoryDenyWriteExecute=no in the unit of systemd allows it"
+        )
     reactor: Any = SelectReactor()
     reactor.startRunning(installSignalHandlers=False)
     opening = open_session(reactor, address, lambda *_: None, lambda _: None)
@@ -226,6 +232,18 @@ def probe(address: RedisAddress) -> str | None:
     reactor.iterate(0)
     reason: Any = probing.result
     return None if reason is None else str(reason)
+
+
+def _has_callbacks() -> bool:
+    """Return whether OpenSSL can call Python, as it does when it verifies Redis's certificate.
+
+    pyOpenSSL's callbacks need such memory.
+    """
+    try:
+        Context(TLS_METHOD).set_info_callback(lambda *_: None)
+    except MemoryError:
+        return False
+    return True
 
 
 def _explain(failure: Failure) -> str | None:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from twisted.internet.defer import Deferred, FirstError, fail, gatherResults, succeed
 from twisted.internet.interfaces import IReactorTime
@@ -65,6 +66,16 @@ class StateDependencies:
     log_folders: Sequence[Path] = ()
 
 
+class StoredPart(Protocol):
+    """Something else that is kept in the database of a broker."""
+
+    def load(self, database: Database) -> None:
+        """Read what the last run has left. Raises StateDamaged if that is impossible."""
+
+    def forget(self) -> None:
+        """Forget what was read: the database is set aside."""
+
+
 class StoredBroker(MemoryBroker):
     """Broker of a single process, which keeps all publications in memory and on disk."""
 
@@ -75,6 +86,8 @@ class StoredBroker(MemoryBroker):
         self._state = dependencies
         #: Writes to the database.
         self.writer = dependencies.writer
+        #: What else is restored when this is opened.
+        self.parts: list[StoredPart] = []
         self._database = dependencies.database
         self._holds = dependencies.database.sync == "always"
         self._stopped = False
@@ -99,6 +112,8 @@ class StoredBroker(MemoryBroker):
             recovery = self._restore(last)
         except StateDamaged as damage:
             self._forget_all()
+            for part in self.parts:
+                part.forget()
             self._log.remove()
             self._database.set_aside(str(damage))
             last, recovery = None, self._restore(None)
@@ -140,6 +155,19 @@ class StoredBroker(MemoryBroker):
         return None
 
     @property
+    def holds(self) -> bool:
+        """Whether publications are on the disk before they are delivered."""
+        return self._holds
+
+    @property
+    def delivering(self) -> bool:
+        """Whether publications are written that are not delivered; until they are, none is written.
+
+        Then the writer is woken.
+        """
+        return bool(self._written)
+
+    @property
     def unwritten(self) -> int:
         """How many publications are not in the database yet."""
         return self._history.sequence - self._changes.written + len(self._queue)
@@ -175,20 +203,23 @@ class StoredBroker(MemoryBroker):
         return holding.addErrback(_unwrap)
 
     def stop(self) -> None:
-        """Publish nothing any more; ``close`` then writes what is left."""
+        """Accept nothing any more; what waits is still written, and answered."""
         if not self._stopped:
             self._stopped = True
             self._deliver = _refuse_publication
             while self._written:
                 self._deliver_next()
-            self._refuse(self._take_queue(), _STOPPED)
 
     def close(self) -> Deferred[None]:
         """Write what is left, and forget everything; the Deferred fires when all is on the disk."""
         if self._run:
             ended = self.writer.submit([Statement("UPDATE daemon SET clean = 1")])
             ended.addCallback(lambda _: self._log.remove())
-        return self.writer.stop().addCallback(lambda _: self._forget_all())
+        return self.writer.stop().addCallback(lambda _: self._end())
+
+    def _end(self) -> None:
+        self._refuse(self._take_queue(), self.writer.reason or _STOPPED)
+        self._forget_all()
 
     # At the start
 
@@ -211,6 +242,8 @@ class StoredBroker(MemoryBroker):
         self._log.begin_at(self._history.sequence)
         self._changes.note_written(self._history.sequence)
         self._restore_keys()
+        for part in self.parts:
+            part.load(self._database)
         return recovery
 
     def _restore_keys(self) -> None:

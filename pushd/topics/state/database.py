@@ -45,6 +45,9 @@ TABLES = (
     " at REAL NOT NULL, data NOT NULL, event TEXT, is_json INTEGER NOT NULL)",
     "idempotency (number INTEGER PRIMARY KEY, topic TEXT NOT NULL, key TEXT NOT NULL,"
     " epoch TEXT NOT NULL, offset INTEGER NOT NULL, at REAL NOT NULL)",
+    "schedule (number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, topic TEXT NOT NULL,"
+    " data NOT NULL, event TEXT, is_json INTEGER NOT NULL, first REAL NOT NULL,"
+    " every REAL NOT NULL, count INTEGER NOT NULL, done INTEGER NOT NULL)",
     # The number of writes that had to reach the disk: one that changes nothing would not.
     "written (one INTEGER PRIMARY KEY CHECK (one = 1), number INTEGER NOT NULL)",
 )

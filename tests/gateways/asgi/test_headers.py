@@ -14,6 +14,13 @@ class HeaderTests(SynchronousTestCase):
         """A status is a number from 200 to 599, as an enum of http's is."""
         self.assertEqual(check_status(404), 404)
 
+    def test_names(self) -> None:
+        """A name is a token (RFC 9110 §5.1); nothing else can be sent."""
+        for one in ' \0()<>@,;:[]{}="\\\t\x7f\xb5':
+            with self.assertRaisesRegex(ValueError, "is not a header name"):
+                check_headers([(f"bad{one}header".encode("latin-1"), b"value")])
+        self.assertEqual(check_headers([(b"X-1_a.b", b"value")]), [(b"X-1_a.b", b"value")])
+
     def test_kept(self) -> None:
         """Headers keep order, case and repetitions; blanks around their values are dropped."""
         headers = [(b"B", b" 1 "), (b"a", b"2"), [b"B", b"3"]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import ContextVar, copy_context
 from typing import Any
 
 from twisted.internet.defer import CancelledError
@@ -11,6 +12,8 @@ from pushd.access.memory import Usage
 from pushd.gateways.asgi.scope import Receive, Scope, Send
 from tests.support.asgi_case import AsgiTestCase, Recorder, body, start
 from tests.support.peer import Peer, request
+
+OUTER, INNER = ContextVar[str]("OUTER"), ContextVar[str]("INNER")
 
 
 class ResponseTests(AsgiTestCase):
@@ -100,6 +103,71 @@ class ResponseTests(AsgiTestCase):
         peer = self.send_raw(request("GET / HTTP/1.1", "Host: a") * 2)
         self.assertEqual(bytes(peer.received).count(b"\r\n\r\nok"), 2)
 
+    def test_pipelined(self) -> None:
+        """Requests that are sent at once are answered one by one, in order."""
+        running: list[str] = []
+
+        async def application(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "lifespan":
+                return
+            running.append(scope["path"])
+            await asyncio.sleep(1)
+            await send(start())
+            await send(body(scope["path"].encode()))
+
+        self.serve(application)
+        lines = [request(f"GET /{name} HTTP/1.1", "Host: a") for name in "abc"]
+        peer = self.send_raw(b"".join(lines))
+        for done in range(4):
+            self.assertEqual(running, ["/a", "/b", "/c"][: done + 1])
+            self.assertEqual(bytes(peer.received).count(b"\r\n\r\n/"), done)
+            peer.advance(1)
+        self.assertTrue(peer.received.endswith(b"/c"))
+
+    def test_keep_alive_time_out(self) -> None:
+        """An idle connection is closed after --keep-alive; one that waits for its answer is not."""
+
+        async def application(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "http":
+                await asyncio.sleep(20)
+                await send(start())
+                await send(body(b"ok"))
+
+        self.serve(application, keep_alive=5)
+        peer = self.send_raw(request("GET / HTTP/1.1", "Host: a"))
+        peer.advance(20)
+        self.assertEqual(peer.body, b"ok")
+        peer.advance(4.9)
+        self.assertIsNone(peer.lost)
+        peer.advance(0.2)
+        self.assertIsNotNone(peer.lost)
+
+    def test_close(self) -> None:
+        """A client that asks for it has its connection closed; nothing behind that is answered."""
+        self.serve(Recorder(start(), body(b"ok")))
+        for method, more in (("GET", b""), ("POST", b"ab")):
+            with self.subTest(method=method):
+                length = (f"Content-Length: {len(more)}",) if more else ()
+                lines = ("Host: a", "Connection: close", *length)
+                peer = self.send_raw(
+                    request(f"{method} / HTTP/1.1", *lines) + more,
+                    request("GET /second HTTP/1.1", "Host: a"),
+                )
+                self.assertIn("\r\nConnection: close", peer.head)
+                self.assertEqual(peer.body, b"ok")
+                self.assertIsNotNone(peer.lost)
+
+    def test_date(self) -> None:
+        """The server sets Date, unless the application does; Server is the application's alone."""
+        self.serve(Recorder(start(), body()))
+        answer = self.ask()
+        self.assertRegex(answer.headers["date"], r"GMT$")
+        self.assertNotIn("server", answer.headers)
+        self.serve(Recorder(start(date="then", server="a"), body()))
+        answer = self.ask()
+        self.assertEqual(answer.headers.get_all("server"), ["a"])
+        self.assertEqual(answer.headers.get_all("date"), ["then"])
+
     def test_long_parts(self) -> None:
         """A slow client holds the application: it goes on when the transport is empty."""
         sent: list[int] = []
@@ -130,6 +198,7 @@ class ResponseTests(AsgiTestCase):
         cases: list[tuple[list[Any], type[Exception], str]] = [
             ([start(99)], ValueError, "status must be 200 to 599; got 99"),
             ([{**start(), "status": "200"}], TypeError, "status must be an int, not str"),
+            ([{"type": "http.response.start"}], KeyError, "status"),
             ([{**start(), "headers": [("a", b"b")]}], TypeError, "headers consist of bytes"),
             ([{**start(), "headers": [(b"a b", b"c")]}], ValueError, "is not a header name"),
             ([{**start(), "headers": [(b"a", b"b\r\nc: d")]}], ValueError, "line break"),
@@ -179,7 +248,7 @@ class ResponseTests(AsgiTestCase):
 class RequestTests(AsgiTestCase):
     """What an application receives."""
 
-    def collect(self, *, wait: bool = False) -> list[dict[str, Any]]:
+    def collect(self, *, wait: bool = False, **settings: Any) -> list[dict[str, Any]]:
         """Serve an application that reads the body, and answers with its length."""
         received: list[dict[str, Any]] = []
         self.go = asyncio.Event()
@@ -197,7 +266,7 @@ class RequestTests(AsgiTestCase):
             await send(start())
             await send(body(b"%d" % size))
 
-        self.serve(application)
+        self.serve(application, **settings)
         return received
 
     def test_invalid(self) -> None:
@@ -256,6 +325,50 @@ class RequestTests(AsgiTestCase):
         self.assertEqual(peer.body, b"2")
         self.assertEqual([one["body"] for one in received], [b"ab", b""])
 
+    def test_any_pieces(self) -> None:
+        """A body arrives whole, in pieces of any size."""
+        text = b"The quick brown fox jumps over the lazy dog"
+        for size in (1, 2, 7, 42, 100):
+            with self.subTest(size=size):
+                received = self.collect()
+                pieces = [text[at : at + size] for at in range(0, len(text), size)]
+                head = request("POST / HTTP/1.1", "Host: a", f"Content-Length: {len(text)}")
+                peer = self.send_raw(head, *pieces)
+                self.assertEqual(peer.body, b"43")
+                self.assertEqual(b"".join(one["body"] for one in received), text)
+
+    def test_split_head(self) -> None:
+        """A head may arrive in pieces, split anywhere."""
+        received = self.collect()
+        head = request("GET /?param=qqqqqqqqqq HTTP/1.1", "Host: a")
+        for at in range(1, len(head)):
+            peer = self.send_raw(head[:at], head[at:])
+            self.assertTrue(peer.head.startswith("HTTP/1.1 200 "), at)
+        self.assertEqual(len(received), len(head) - 1)
+
+    def test_context(self) -> None:
+        """Context variables of one request are not those of the next, nor of the daemon's tasks."""
+        seen: list[str | None] = []
+
+        async def application(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "lifespan":
+                return
+            seen.extend([OUTER.get(None), INNER.get(None)])
+            INNER.set(scope["path"])
+            await send(start())
+            await send(body())
+
+        OUTER.set("at the start")
+        self.serve(application)
+        self.ask("/first")
+
+        def ask_within_other() -> None:
+            INNER.set("of another request")
+            self.ask("/second")
+
+        copy_context().run(ask_within_other)
+        self.assertEqual(seen, ["at the start", None] * 2)
+
     def test_back_pressure(self) -> None:
         """Reading pauses when 64 KiB wait for the application, and goes on when it has read."""
         self.collect(wait=True)
@@ -309,13 +422,15 @@ class RequestTests(AsgiTestCase):
 
     def test_too_large(self) -> None:
         """A body beyond the limit is refused, and the application is told that the client left."""
-        received = self.collect()
+        received = self.collect(max_body=1 << 17)
         peer = self.send_raw(
             request("POST / HTTP/1.1", "Host: a", "Transfer-Encoding: chunked"),
-            b"100000\r\n" + bytes(1 << 20) + b"\r\n",
+            b"20000\r\n" + bytes(1 << 17) + b"\r\n",
             b"1\r\na\r\n",
         )
         self.assertTrue(peer.head.startswith("HTTP/1.1 413 "))
+        self.assertEqual(peer.body, b"body must be at most 131072 bytes (--max-body); got 131073\n")
+        self.assertEqual(sum(len(one.get("body", b"")) for one in received), 1 << 17)
         self.assertEqual(received[-1], {"type": "http.disconnect"})
         peer.vanish()
 

@@ -200,13 +200,18 @@ class ServedTests(AsgiTestCase):
             scope["state"]["shared"].append(scope["path"])
             scope["state"]["own"] = True
             kept.append(len(scope["state"]))
+            if scope["type"] == "websocket":
+                await send({"type": "websocket.accept"})
+                return
             await send(start())
             await send(body())
 
         self.serve(application)
         self.ask("/a")
         self.ask("/b")
-        self.assertEqual(kept, ["/a", 2, "/b", 2])
+        self.connect("/c")
+        self.connect("/d")
+        self.assertEqual(kept, ["/a", 2, "/b", 2, "/c", 2, "/d", 2])
         self.daemon.stop()
         self.assertEqual(kept[-1], "stopped")
 

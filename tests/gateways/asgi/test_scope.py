@@ -41,11 +41,20 @@ class ScopeTests(AsgiTestCase):
     def test_root_path(self) -> None:
         """The path at which a proxy mounts the application is put in front of the paths."""
         self.serve(self.application, root_path="/shop")
-        self.ask("/a")
+        self.ask("/a%2Fb")
         (scope,) = self.application.scopes
-        self.assertEqual(
-            (scope["root_path"], scope["path"], scope["raw_path"]), ("/shop", "/shop/a", b"/shop/a")
-        )
+        self.assertEqual((scope["root_path"], scope["path"]), ("/shop", "/shop/a/b"))
+        self.assertEqual(scope["raw_path"], b"/shop/a%2Fb")
+
+    def test_headers(self) -> None:
+        """Names are in lower case, values without blanks around them, repeated ones in order."""
+        self.serve(self.application)
+        lines = ("Host: a", "X-One:  b  ", "x-one: c", "X-Two: d\x85e")
+        self.send_raw(request("OPTIONS /te%20st HTTP/1.1", *lines))
+        (scope,) = self.application.scopes
+        headers = [(b"host", b"a"), (b"x-one", b"b"), (b"x-one", b"c"), (b"x-two", b"d\x85e")]
+        self.assertEqual(sorted(scope["headers"]), headers)
+        self.assertEqual((scope["method"], scope["path"]), ("OPTIONS", "/te st"))
 
     def test_proxy(self) -> None:
         """Behind a trusted proxy, client and scheme are those that it forwards."""
@@ -59,13 +68,15 @@ class ScopeTests(AsgiTestCase):
         """A WebSocket has ws or wss as its scheme, and its subprotocols."""
         self.application.events = ({"type": "websocket.accept"},)
         self.serve(self.application, proxies=Proxies(["127.0.0.1"]))
-        self.connect("/a?b=c", subprotocols=["d", "e"])
+        self.connect("/a%2Fb?b=c", subprotocols=["d", "e"], headers={"X-Name": "caf\xe9"})
         self.connect(
             "/", origin=None, headers={"X-Forwarded-Proto": "https", "X-Forwarded-For": "::1"}
         )
         first, second = self.application.scopes
         self.assertEqual((first["type"], first["scheme"]), ("websocket", "ws"))
-        self.assertEqual((first["path"], first["query_string"]), ("/a", b"b=c"))
+        self.assertEqual((first["path"], first["query_string"]), ("/a/b", b"b=c"))
+        self.assertEqual(first["raw_path"], b"/a%2Fb")
+        self.assertIn((b"x-name", "caf\xe9".encode()), first["headers"])
         self.assertEqual(first["subprotocols"], ["d", "e"])
         self.assertIn("websocket.http.response", first["extensions"])
         self.assertEqual((second["scheme"], second["client"]), ("wss", ("::1", 0)))

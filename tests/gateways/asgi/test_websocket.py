@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
+from contextvars import ContextVar, copy_context
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, fail
@@ -13,7 +15,15 @@ from pushd.gateways.asgi.websocket import WebSocketConversation
 from pushd.testing import NORMAL, Closing
 from tests.support.asgi_case import AsgiTestCase, Recorder, body
 from tests.support.event_loop_case import EventLoopTestCase
-from tests.support.peer import TEXT, Peer, close_frame, frame, handshake
+from tests.support.peer import (
+    BINARY,
+    CONTINUATION,
+    TEXT,
+    Peer,
+    close_frame,
+    frame,
+    handshake,
+)
 
 ACCEPT = {"type": "websocket.accept"}
 
@@ -86,9 +96,11 @@ class AcceptTests(AsgiTestCase):
     def test_headers(self) -> None:
         """Headers may be added to the 101, but for those of the handshake itself."""
         headers = [(b"set-cookie", b"a=b"), (b"Sec-WebSocket-Accept", b"x"), (b"upgrade", b"y")]
+        headers += [(b"server", b"one"), (b"server", b"two")]
         self.serve(Recorder({**ACCEPT, "headers": headers}))
         peer = self.send_raw(handshake())
         self.assertIn("\r\nset-cookie: a=b", peer.head)
+        self.assertEqual(re.findall(r"\r\nserver: (\w+)", peer.head), ["one", "two"])
         self.assertNotIn(": x", peer.head)
         self.assertNotIn(": y", peer.head)
 
@@ -138,6 +150,39 @@ class AcceptTests(AsgiTestCase):
         assert refused is not None
         self.assertEqual((refused.status, refused.body), (402, b"pay first"))
         self.assertEqual(refused.headers["x-a"], "b")
+
+    def test_refusal_in_one_part(self) -> None:
+        """A response without a length gets one; the application is told the end behind it."""
+        told: list[Any] = []
+
+        async def application(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "websocket":
+                await receive()
+                await send(refusal(403))
+                await send(part(b"hardbody"))
+                told.append(await receive())
+
+        self.serve(application)
+        refused = self.connect().refused
+        assert refused is not None
+        self.assertEqual((refused.status, refused.body), (403, b"hardbody"))
+        self.assertEqual(refused.headers["content-length"], "8")
+        self.assertEqual(told, [{"type": "websocket.disconnect", "code": 1006, "reason": ""}])
+
+    def test_wrong_answer(self) -> None:
+        """What cannot be sent, or cannot come now, raises: a 500, as nothing has been sent."""
+        cases: list[tuple[list[Any], type[Exception]]] = [
+            ([{"type": "websocket.send", "text": "too early"}], RuntimeError),
+            ([refusal(700)], ValueError),
+            ([refusal(), refusal()], RuntimeError),
+        ]
+        for events, kind in cases:
+            with self.subTest(events=events):
+                self.serve(Recorder(*events))
+                refused = self.connect().refused
+                assert refused is not None
+                self.assertEqual(refused.status, 500)
+                self.assertEqual(len(self.flushLoggedErrors(kind)), 1)
 
     def test_long_refusal(self) -> None:
         """Of a long refusal, 64 KiB are sent: it is not collected without bound."""
@@ -214,6 +259,22 @@ class MessageTests(AsgiTestCase):
         browser.send(b"bytes")
         self.assertEqual(browser.messages, ["text", b"bytes"])
         browser.close()
+
+    def test_fragments(self) -> None:
+        """A message in fragments arrives as one; beyond the limit it ends the conversation."""
+        application = Reader()
+        self.serve(application, max_message=3072)
+        peer = self.send_raw(handshake())
+        for opcode in (TEXT, BINARY):
+            peer.send(frame(opcode, b"A" * 512, fin=False))
+            peer.send(frame(CONTINUATION, b"A" * 512, fin=False) * 4)
+            peer.send(frame(CONTINUATION, b"A" * 512))
+        self.assertEqual(application.received[0]["text"], "A" * 3072)
+        self.assertEqual(application.received[1]["bytes"], b"A" * 3072)
+        peer.send(frame(TEXT, b"A" * 1024, fin=False))
+        peer.send(frame(CONTINUATION, b"A" * 1024, fin=False) * 64)
+        self.assertEqual(application.received[2]["code"], 1009)
+        self.assertEqual(peer.frames[-1].code, 1009)
 
     def test_mistakes(self) -> None:
         """An event that cannot be sent raises, and the conversation closes with 1011."""
@@ -387,6 +448,25 @@ class EndTests(AsgiTestCase):
         self.serve(Recorder(ACCEPT))
         self.assertEqual(self.connect().closing, NORMAL)
 
+    def test_send_after_close(self) -> None:
+        """What the application sends behind its own close raises."""
+        message = {"type": "websocket.send", "text": "a"}
+        self.serve(Recorder(ACCEPT, message, {"type": "websocket.close"}, message))
+        browser = self.connect()
+        self.assertEqual((browser.messages, browser.closing), (["a"], NORMAL))
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+
+    def test_returned_value(self) -> None:
+        """What the application returns is without effect."""
+
+        async def application(scope: Scope, receive: Receive, send: Send) -> int:
+            if scope["type"] == "websocket":
+                await send(ACCEPT)
+            return 123
+
+        self.serve(application)
+        self.assertEqual(self.connect().closing, NORMAL)
+
     def test_receive_after_close(self) -> None:
         """After its own close, the application receives websocket.disconnect."""
         told: list[Any] = []
@@ -468,6 +548,45 @@ class EndTests(AsgiTestCase):
         self.assertEqual(browser.closing and browser.closing.code, 1001)
         self.assertEqual(application.received[-1]["code"], 1001)
 
+    def test_stop_waits(self) -> None:
+        """A stop waits for what an application does behind the end, within the grace."""
+        ended: list[str] = []
+
+        async def application(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "websocket":
+                await receive()
+                await send(ACCEPT)
+                await receive()
+                await asyncio.sleep(3)
+                ended.append("ended")
+
+        self.serve(application)
+        self.connect().close()
+        stopped = self.daemon.begin_stop()
+        self.daemon.advance(2.9)
+        self.assertFalse(stopped.called)
+        self.daemon.advance(0.1)
+        self.assertEqual((ended, stopped.called), (["ended"], True))
+
+    def test_context(self) -> None:
+        """A WebSocket has context variables of its own."""
+        variable = ContextVar[str]("variable")
+        seen: list[str | None] = []
+
+        async def application(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "websocket":
+                seen.append(variable.get(None))
+                await send(ACCEPT)
+
+        self.serve(application)
+
+        def connect_within_other() -> None:
+            variable.set("of another")
+            self.connect()
+
+        copy_context().run(connect_within_other)
+        self.assertEqual(seen, [None])
+
 
 class FailingWebSocket:
     """A WebSocket on which waiting fails."""
@@ -477,6 +596,10 @@ class FailingWebSocket:
 
     def has_messages(self) -> bool:
         """Whether a message has arrived."""
+        return False
+
+    def call_with_next(self, resume: Any) -> bool:
+        """Return False: it must be waited for otherwise."""
         return False
 
     def wait(self) -> Deferred[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,13 +36,35 @@ class Server:
         return connect(f"ws://{self._place}{path}", open_timeout=PATIENCE, **options)
 
 
+EXAMPLES = Path(__file__).parents[3] / "examples"
+
+
 @contextmanager
 def serving(
     name: str, folder: Path, *args: str, environment: Mapping[str, str] | None = None
 ) -> Iterator[Server]:
     """Serve an application of this folder; its log must have no traceback at the end."""
     application = ["--asgi", f"tests.live.asgi.{name}"]
-    with DaemonProcess([*application, *args], directory=folder, environment=environment) as daemon:
+    with running([*application, *args], folder, environment) as server:
+        yield server
+
+
+@contextmanager
+def serving_example(name: str, environment: Mapping[str, str] | None = None) -> Iterator[Server]:
+    """Serve an example with the command of its README; its log must have no traceback either."""
+    folder = EXAMPLES / name
+    lines = (folder / "README.md").read_text().splitlines()
+    [command] = [line for line in lines if line.startswith("twistd -n pushd ")]
+    with running(command.split()[3:], folder, environment) as server:
+        yield server
+
+
+@contextmanager
+def running(
+    args: Sequence[str], folder: Path, environment: Mapping[str, str] | None
+) -> Iterator[Server]:
+    """Run a daemon in a folder."""
+    with DaemonProcess(args, directory=folder, environment=environment) as daemon:
         server = Server(daemon)
         with server.http:
             yield server

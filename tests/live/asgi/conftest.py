@@ -7,6 +7,7 @@ import importlib.util
 # Starlette and FastAPI are installed for all tests.
 _NEEDS = {
     "test_channels.py": "channels",
+    "test_example_channels.py": "channels",
     "test_graphql.py": "strawberry",
     "test_quart.py": "quart",
     "test_sse.py": "sse_starlette",

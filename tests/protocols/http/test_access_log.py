@@ -283,7 +283,7 @@ class RefusalTests(ChannelTestCase):
 
     def test_counted(self) -> None:
         """Each refusal is counted by its reason, and has a line in the log."""
-        self.daemon = Daemon({}, max_connections=3, limits=Limits(max_message=10))
+        self.daemon = Daemon({}, max_connections=3, limits=Limits(max_body=10))
         slow = request("POST / HTTP/1.1", "Host: a", "Content-Length: 9")
         with capturedLogs() as events:
             for data in (

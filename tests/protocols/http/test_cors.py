@@ -273,7 +273,7 @@ class EarlyRefusalTests(CrossOriginTestCase):
 
     def test_others(self) -> None:
         """Other pages, requests for other paths, and handshakes get no such headers."""
-        self.start(PAGE, max_message=10)
+        self.start(PAGE, max_message=10, max_body=10)
         large = "Content-Length: 11"
         for lines in (
             ("POST /topics/t HTTP/1.1", "Origin: https://evil.example", large),

@@ -16,8 +16,8 @@ from pushd.protocols.http.policy import SitePolicy
 
 class BodyLimitTests(SynchronousTestCase):
     def test_limit(self) -> None:
-        """A body may be as long as a message, at some paths longer, and a reload changes both."""
-        limits, proxies, counters = Limits(max_message=1000), Proxies(), Counters()
+        """Bodies, publications and batches have limits, which a reload changes."""
+        limits, proxies, counters = Limits(), Proxies(), Counters()
         policy = SitePolicy(
             guard=lambda request: None,
             admission=Admission(limits, proxies),
@@ -27,9 +27,15 @@ class BodyLimitTests(SynchronousTestCase):
             memory=Memory(Clock(), limits),
             limits=limits,
             wall=Clock().seconds,
+            is_publication=lambda path: path == b"/topics/a",
             large_bodies={b"/publish": lambda size: 2 * size},
         )
         for size in (1000, 500):
-            limits.change_to(Limits(max_message=size))
-            self.assertEqual(policy.body_limit(b"/publish"), 2 * size)
-            self.assertEqual(policy.body_limit(b"/publish/"), size)
+            limits.change_to(Limits(max_message=size, max_body=size + 1))
+            for path, limit, option in (
+                (b"/publish", 2 * size, "--max-message"),
+                (b"/topics/a", size, "--max-message"),
+                (b"/publish/", size + 1, "--max-body"),
+            ):
+                self.assertEqual(policy.body_limit(path), limit)
+                self.assertEqual(policy.body_option(path), option)

@@ -214,7 +214,7 @@ class BodyTests(ChannelTestCase):
 
     def settings(self) -> dict[str, Any]:
         """Limit bodies to ten bytes."""
-        return {"limits": Limits(max_message=10)}
+        return {"limits": Limits(max_message=10, max_body=10)}
 
     def test_largest(self) -> None:
         """A body at the limit is taken."""

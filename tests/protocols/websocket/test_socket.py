@@ -279,6 +279,22 @@ class WaitTests(WebSocketTestCase):
         self.assertEqual(self.successResultOf(waiting), "a")
         self.assertEqual(self.websocket.count_messages(), 1)
 
+    def test_call(self) -> None:
+        """A function is called with the next message, once, or with None at the end."""
+        called: list[Any] = []
+        self.assertFalse(self.websocket.call_with_next(called.append))  # It is not open yet.
+        self.websocket.accept()
+        self.assertTrue(self.websocket.call_with_next(called.append))
+        self.assertFalse(self.websocket.call_with_next(called.append))
+        self.receive("a", "b")
+        self.assertEqual(called, ["a"])
+        self.assertFalse(self.websocket.call_with_next(called.append))
+        self.assertEqual(self.wait(), "b")
+        self.assertTrue(self.websocket.call_with_next(called.append))
+        self.websocket.conversation_ended(4000)
+        self.assertEqual(called, ["a", None])
+        self.assertFalse(self.websocket.call_with_next(called.append))
+
     def test_time_out(self) -> None:
         """After the timeout it raises the builtin TimeoutError, with the number of seconds."""
         waiting = self.websocket.wait(timeout=2.5)

@@ -329,6 +329,13 @@ class DescribeTests(BrokerTestCase):
         self.assertEqual(self.names(), ["t", "u"])
         self.assertEqual((self.broker.published, self.broker.history_bytes), (3, 0))
 
+    def test_forgotten(self) -> None:
+        """A history can be dropped; its ids go on."""
+        self.start()
+        self.publish("t")
+        self.successResultOf(self.broker.forget("t"))
+        self.assertEqual(self.successResultOf(self.broker.describe("t")), (Id("e0-0", 1), 0))
+
     def test_refused(self) -> None:
         """If Redis returns an error or is lost, the reason is passed on."""
         self.start()

@@ -70,7 +70,7 @@ class NameTests(SynchronousTestCase):
     def test_scripts(self) -> None:
         """A script has the SHA-1 by which Redis knows it."""
         self.assertEqual(PUBLISH.sha1, sha1(PUBLISH.source.encode()).hexdigest())
-        self.assertEqual(len({script.sha1 for script in ALL}), 6)
+        self.assertEqual(len({script.sha1 for script in ALL}), 7)
 
 
 class DataTests(SynchronousTestCase):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import hiredis
+from OpenSSL.SSL import Context
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import UNIXClientEndpoint
 from twisted.internet.error import ConnectionRefusedError
@@ -387,6 +388,20 @@ class ProbeTests(SynchronousTestCase):
     def test_unavailable(self) -> None:
         """A Redis that is unavailable gives no reason: it may come back."""
         self.fake(RedisUnavailable("no route"))
+        self.assertIsNone(probe(ADDRESS))
+
+    def test_tls(self) -> None:
+        """TLS needs callbacks of OpenSSL: without them, the reason says what allows them."""
+        address = parse_broker("rediss://localhost")
+        assert address is not None
+        self.fake(FakeSession())
+        self.assertIsNone(probe(address))
+
+        def deny(context: Context, callback: object) -> None:
+            raise MemoryError("Cannot allocate write+execute memory for ffi.callback()")
+
+        self.patch(Context, "set_info_callback", deny)
+        self.assertIn("MemoryDenyWriteExecute=no", probe(address) or "")
         self.assertIsNone(probe(ADDRESS))
 
     def test_no_server(self) -> None:

@@ -1,4 +1,8 @@
-"""``manage.py runpushd``: pushd in place of runserver, for development."""
+"""``manage.py runpushd``: pushd in place of runserver, for development.
+
+It serves the application that the setting ASGI_APPLICATION names, as Daphne's runserver does, or
+else that of WSGI_APPLICATION.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +13,18 @@ from dataclasses import replace
 from typing import Any
 
 from django.conf import settings
-from django.contrib.staticfiles.handlers import StaticFilesHandler
+from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler, StaticFilesHandler
 from django.core.management.base import BaseCommand, CommandError
 from django.utils import autoreload
 from twisted.logger import globalLogBeginner, textFileLogObserver
 
 from pushd.options.command_line import Options
+from pushd.options.event_loop import ASYNCIO, TWISTED
+from pushd.options.settings import Settings
 from pushd.service.logs import LogStyle
 from pushd.service.twistd import makeService
+
+_ASGI, _WSGI = "ASGI_APPLICATION", "WSGI_APPLICATION"
 
 
 class Command(BaseCommand):
@@ -27,12 +35,26 @@ class Command(BaseCommand):
     requires_system_checks: tuple[str, ...] = ()
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Take the address to listen on, and options of pushd."""
+        """Take the application, the address to listen on, and options of pushd."""
         parser.add_argument(
             "args",
             nargs="*",
             metavar="[ADDRESS:]PORT [-- OPTION ...]",
             help="address to listen on (default: 8000), and options of twistd pushd",
+        )
+        kind = parser.add_mutually_exclusive_group()
+        kind.add_argument(
+            "--asgi",
+            action="store_const",
+            dest="kind",
+            const="asgi",
+            help="serve ASGI_APPLICATION: the default if the settings name one",
+        )
+        kind.add_argument(
+            "--wsgi", action="store_const", dest="kind", const="wsgi", help="serve WSGI_APPLICATION"
+        )
+        parser.add_argument(
+            "--loop", choices=(TWISTED, ASYNCIO), help="event loop; with --asgi, asyncio's"
         )
         parser.add_argument(
             "--noreload", action="store_false", dest="reload", help="do not watch the code"
@@ -43,23 +65,29 @@ class Command(BaseCommand):
         given = list(args)
         addrport = given.pop(0) if given and not given[0].startswith("-") else "8000"
         given = ["--listen", _endpoint(addrport), *given]
+        if options["loop"] is not None:
+            given += ["--loop", options["loop"]]
         _parse(given)  # Report mistakes now, not after the reloader has started.
+        kind = options["kind"] or ("asgi" if getattr(settings, _ASGI, None) else "wsgi")
         if options["reload"]:
-            autoreload.run_with_reloader(self.serve, given=given, in_thread=True)
+            autoreload.run_with_reloader(self.serve, kind=kind, given=given, in_thread=True)
         else:
-            self.serve(given=given, in_thread=False)
+            self.serve(kind=kind, given=given, in_thread=False)
 
-    def serve(self, *, given: list[str], in_thread: bool) -> None:
-        """Serve, in the reloader's thread or the main one."""
+    def serve(self, *, kind: str, given: list[str], in_thread: bool) -> None:
+        """Serve, in the reloader's thread or the main one.
+
+        :param kind: ``asgi`` or ``wsgi``.
+        """
         autoreload.raise_last_exception()
         self.check()
-        module, _, name = (settings.WSGI_APPLICATION or "").rpartition(".")
+        setting = _ASGI if kind == "asgi" else _WSGI
+        module, _, name = (getattr(settings, setting, None) or "").rpartition(".")
         if not module:
-            raise CommandError("the setting WSGI_APPLICATION names no application")
-        options = _parse(["--wsgi", f"{module}:{name}", *given])
+            raise CommandError(f"the setting {setting} names no application")
+        options = _parse([f"--{kind}", f"{module}:{name}", *given])
         if settings.DEBUG and "django.contrib.staticfiles" in settings.INSTALLED_APPS:
-            application = StaticFilesHandler(options.settings.wsgi)
-            options.settings = replace(options.settings, wsgi=application)
+            options.settings = _with_static_files(options.settings)
         style = LogStyle(
             as_json=options.settings.log_format == "json", level=options.settings.log_level
         )
@@ -91,6 +119,13 @@ def _endpoint(addrport: str) -> str:
     address, _, port = addrport.rpartition(":")
     interface = address.strip("[]").replace(":", "\\:") or "127.0.0.1"
     return f"tcp:{port}:interface={interface}"
+
+
+def _with_static_files(settings: Settings) -> Settings:
+    """Put the static files of the site in front of its application."""
+    if settings.asgi is None:
+        return replace(settings, wsgi=StaticFilesHandler(settings.wsgi))
+    return replace(settings, asgi=ASGIStaticFilesHandler(settings.asgi))
 
 
 def _parse(given: list[str]) -> Options:

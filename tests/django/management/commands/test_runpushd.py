@@ -6,10 +6,12 @@ import json
 import os
 from collections.abc import Callable
 from errno import EADDRINUSE
+from functools import partial
 from io import StringIO
 from typing import Any
 
-from django.contrib.staticfiles.handlers import StaticFilesHandler
+from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler, StaticFilesHandler
+from django.core.handlers.asgi import ASGIHandler
 from django.core.handlers.wsgi import WSGIHandler
 from django.core.management import call_command, get_commands
 from django.core.management.base import CommandError
@@ -22,13 +24,18 @@ from twisted.trial.unittest import SynchronousTestCase
 
 import tests.support.django_site  # noqa: F401 # which sets Django up
 from pushd.django.management.commands import runpushd
+from pushd.options.command_line import Options
 from pushd.options.settings import Settings
+from pushd.service import twistd
 from pushd.service.twistd import makeService
+from pushd.testing.event_loop import VirtualEventLoop
 
-# The application that the settings name.
+# The applications that the settings name.
 application = WSGIHandler()
+asgi_application = ASGIHandler()
 
 APPLICATION = "tests.django.management.commands.test_runpushd.application"
+ASGI_APPLICATION = "tests.django.management.commands.test_runpushd.asgi_application"
 
 
 class FakeReactor(MemoryReactorClock):
@@ -66,13 +73,22 @@ class RunPushdTests(SynchronousTestCase):
         self.reactor = FakeReactor()
         self.reloaded: list[Callable[..., Any]] = []
         self.served: list[Any] = []
+        self.loops: list[str] = []
+        # What would make asyncio's event loop that of this process.
+        self.installed: list[str] = []
+        install = partial(self.installed.append, "asyncio")
+        self.patch(runpushd, "Options", partial(Options, install_asyncio=install))
+        loop = VirtualEventLoop(self.reactor)
+        self.addCleanup(loop.close)
+        self.patch(twistd, "event_loop_of", lambda reactor: loop if self.installed else None)
 
         def run_with_reloader(serve: Callable[..., Any], **more: Any) -> None:
             self.reloaded.append(serve)
             serve(**more)
 
         def make_service(options: Any, reactor: Any, style: Any) -> Any:
-            self.served.append(options.settings.wsgi)
+            self.served.append(options.settings.wsgi or options.settings.asgi)
+            self.loops.append(options.settings.loop)
             self.service: Any = makeService(options, reactor, style)
             return self.service
 
@@ -117,6 +133,31 @@ class RunPushdTests(SynchronousTestCase):
         self.assertIsInstance(served, StaticFilesHandler)
         self.assertIs(served.application, application)
 
+    def test_asgi(self) -> None:
+        """ASGI_APPLICATION is served if the settings name one, or with --asgi."""
+        self.run_command("--noreload", ASGI_APPLICATION=ASGI_APPLICATION)
+        self.run_command("--noreload", "--asgi", ASGI_APPLICATION=ASGI_APPLICATION)
+        self.assertEqual(self.served, [asgi_application] * 2)
+        self.assertEqual(self.installed, ["asyncio"] * 2)
+
+    def test_wsgi(self) -> None:
+        """With --wsgi, WSGI_APPLICATION is served all the same."""
+        self.run_command("--noreload", "--wsgi", ASGI_APPLICATION=ASGI_APPLICATION)
+        self.assertEqual((self.served, self.installed), ([application], []))
+
+    def test_asgi_static_files(self) -> None:
+        """With DEBUG an ASGI application has its static files, too."""
+        self.run_command("--noreload", DEBUG=True, ASGI_APPLICATION=ASGI_APPLICATION)
+        [served] = self.served
+        self.assertIsInstance(served, ASGIStaticFilesHandler)
+        self.assertIs(served.application, asgi_application)
+
+    def test_loop(self) -> None:
+        """--loop is pushd's option."""
+        self.run_command("--noreload", "--loop", "asyncio")
+        self.run_command("--noreload", "--loop", "twisted")
+        self.assertEqual(self.loops, ["asyncio", "twisted"])
+
     def test_log(self) -> None:
         """The log has the format and level of its options."""
         self.run_command("--", "--log-level", "warn", "--log-format", "json")
@@ -143,6 +184,8 @@ class RunPushdTests(SynchronousTestCase):
             (["web"], APPLICATION, "must be an endpoint such as"),
             (["--noreload"], None, "WSGI_APPLICATION"),
             (["--noreload"], "nowhere.application", "No module named 'nowhere'"),
+            (["--noreload", "--asgi"], APPLICATION, "the setting ASGI_APPLICATION names no"),
+            (["--asgi", "--wsgi"], APPLICATION, "not allowed with argument --asgi"),
         ):
             with (
                 override_settings(WSGI_APPLICATION=application),

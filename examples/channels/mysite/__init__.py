@@ -1,0 +1,1 @@
+"""A Django project with Channels: the chat of its tutorial, served by pushd."""

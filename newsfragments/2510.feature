@@ -1,0 +1,1 @@
+With `--centrifuge on`, the SDKs of Centrifugo (JavaScript, Python, Go, Dart, Swift, Java, C#) connect to pushd over WebSocket, in JSON or Protobuf (`pushd[centrifuge]`): channels are topics, with the same history, ids, rules, tokens, presence and limits. docs/centrifuge.md has the details.

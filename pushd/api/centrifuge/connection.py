@@ -1,0 +1,395 @@
+"""One Centrifuge client over a WebSocket: its commands, and what they are answered with."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import suppress
+from enum import Enum
+from math import inf
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+import pushd
+from pushd.access.connections import Closable
+from pushd.access.limits import TokenBucket
+from pushd.access.tokens import LEEWAY, Identity
+from pushd.api.centrifuge.channels import Channels
+from pushd.api.centrifuge.codec import Codec
+from pushd.api.centrifuge.codes import (
+    INVALID_TOKEN,
+    NO_PONG,
+    STALE,
+    TOO_MANY_REQUESTS,
+    TRANSLATED,
+    ErrorCode,
+    bad_request,
+    refusal_of,
+)
+from pushd.api.centrifuge.dependencies import CentrifugeDependencies
+from pushd.api.centrifuge.history import read_page
+from pushd.api.centrifuge.presence import clients_of, stats_of
+from pushd.api.centrifuge.tokens import (
+    channels_of,
+    lifetime,
+    read_connection_token,
+    subject_of,
+)
+from pushd.api.keep_alives import KEEP_ALIVE_INTERVAL
+from pushd.api.topic_access import Caller, with_identity
+from pushd.errors import BadRequest, BadToken, CommandRefused, Denied, TokenExpired, Unavailable
+from pushd.protocols.websocket.frames import message
+from pushd.protocols.websocket.socket import WebSocket
+from pushd.views.request import Request
+
+_log = Logger(namespace="pushd.api")
+
+# Rate and burst of fresh tokens: checking one takes longer than reading a command.
+_TOKEN_RATE = 1.0
+_TOKEN_BURST = 10
+
+# How many commands may wait for something, beside the subscriptions of all channels.
+_MAX_WAITING = 64
+
+# How many times as many commands as --max-rate may come at once.
+_BURST = 10
+
+
+class _State(Enum):
+    NEW = "the client has yet to connect"
+    CONNECTING = "its connect command is being answered"
+    CONNECTED = "it may send all other commands"
+
+
+class Connection:
+    """One client.
+
+    :param caller: the client as its request identifies it.
+    :param asking: the request with which it calls procedures; None if there are none.
+    """
+
+    def __init__(
+        self,
+        dependencies: CentrifugeDependencies,
+        websocket: WebSocket,
+        codec: Codec,
+        caller: Caller,
+        asking: Request | None,
+    ) -> None:
+        self._dependencies = dependencies
+        self._websocket = websocket
+        self._codec = codec
+        #: The name of the connection, as its client and all who see its presence know it.
+        self.name = dependencies.make_name()
+        self._state = _State.NEW
+        self._channels = Channels(dependencies, websocket, codec, self.name, self._send)
+        self._channels.caller = caller
+        self._asking = asking
+        # Commands that wait for something.
+        self._waiting: set[Deferred[None]] = set()
+        # Whether the client has sent anything since the last ping.
+        self._is_heard = True
+        self._pings = dependencies.keep_alives.every(KEEP_ALIVE_INTERVAL)
+        self._ping = message(codec.ping, binary=codec.binary)
+        now, most = dependencies.clock.seconds, dependencies.state.limits.max_rate
+        # The rate of frames is limited elsewhere; a frame may hold any number of commands.
+        self._commands = TokenBucket(rate=most, burst=_BURST * most, now=now)
+        self._tokens = TokenBucket(rate=_TOKEN_RATE, burst=_TOKEN_BURST, now=now)
+        self._commands_of: Mapping[str, Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]] = {
+            "unsubscribe": self._unsubscribe,
+            "publish": self._publish,
+            "presence": self._presence,
+            "presence_stats": self._presence_stats,
+            "history": self._history,
+            "ping": self._answer_ping,
+            "rpc": self._call,
+            "refresh": self._refresh,
+            "sub_refresh": self._channels.refresh,
+        }
+        websocket.closings = TRANSLATED
+
+    def start(self) -> None:
+        """Wait for the first command."""
+        self._dependencies.unconnected.start(self)
+
+    def stop(self) -> None:
+        """Forget everything: the conversation is over."""
+        self._dependencies.clients.pop(self.name, None)
+        self._dependencies.unconnected.stop(self)
+        self._pings.stop(self)
+        for waiting in tuple(self._waiting):
+            waiting.cancel()
+        self._channels.stop()
+
+    def stale(self) -> None:
+        """Close, as the client has sent no command in time."""
+        self._websocket.close_with(STALE)
+
+    def keep_alive(self) -> None:
+        """Send a ping, unless data waits; close if nothing has come since the last one."""
+        websocket = self._websocket
+        self._pings.start(self)
+        if websocket.send_queue.paused:
+            return
+        if not self._is_heard:
+            websocket.close_with(NO_PONG)
+            return
+        self._is_heard = False
+        wire = websocket.wire
+        wire.traffic.bytes_out += len(self._ping)
+        wire.push_frames(self._ping)
+
+    @property
+    def user(self) -> str:
+        """The user that its token is of; empty without one."""
+        return subject_of(self._channels.caller.identity)
+
+    @property
+    def closable(self) -> Closable:
+        """The connection, as others close it."""
+        return self._websocket
+
+    def unsubscribe(self, channel: str) -> None:
+        """End the subscription to a channel, if there is one."""
+        self._channels.end(channel)
+
+    def expire_at(self, time: float) -> None:
+        """Let the connection end at a time, in seconds since 1970, and tell the client."""
+        self._dependencies.state.connections.close_at(self._websocket, time + LEEWAY)
+        told = lifetime(self._dependencies.authorizer, time)
+        self._send({"push": {"refresh": told}})
+
+    def receive(self, frame: str | bytes) -> None:
+        """Carry out the commands in a frame."""
+        self._is_heard = True
+        try:
+            commands = self._codec.read(frame)
+        except ValueError as error:
+            self._break(str(error))
+            return
+        if not self._commands.take(len(commands)):
+            self._websocket.close_with(TOO_MANY_REQUESTS)
+            return
+        for command in commands:
+            if self._websocket.is_closed():
+                break
+            self._carry_out(command)
+
+    def _carry_out(self, command: dict[str, Any]) -> None:
+        id = command.pop("id", 0)
+        kinds = list(command)
+        if not command and not id:
+            return  # The answer to a ping.
+        if self._state is not _State.CONNECTED:
+            if kinds != ["connect"] or self._state is _State.CONNECTING or not id:
+                self._break("the first command must be connect, and be answered before others")
+                return
+            self._state = _State.CONNECTING
+            self._dependencies.unconnected.stop(self)
+            self._begin(id, self._connect(id, command["connect"]))
+        elif kinds == ["send"]:
+            if self._asking is not None:
+                self._begin(id, self._take(command["send"]))
+        elif not id:
+            self._break("a command must have an id")
+        elif kinds == ["subscribe"]:
+            self._begin(id, self._subscribe(id, command["subscribe"]))
+        elif len(kinds) == 1 and kinds[0] in self._commands_of:
+            self._begin(id, self._answer(id, kinds[0], command[kinds[0]]))
+        elif kinds == ["connect"]:
+            self._refuse(id, CommandRefused(ErrorCode.BAD_REQUEST, "already connected"))
+        else:
+            self._refuse(id, CommandRefused(ErrorCode.METHOD_NOT_FOUND, "unknown command"))
+
+    def _begin(self, id: int, work: Coroutine[Any, Any, None]) -> None:
+        """Carry out a command, which may have to wait for something."""
+        most = self._dependencies.state.limits.max_topics + _MAX_WAITING
+        if len(self._waiting) >= most:
+            work.close()
+            line = "too many commands wait for their answers"
+            self._refuse(id, CommandRefused(ErrorCode.TOO_MANY_REQUESTS, line, temporary=True))
+            return
+        done = Deferred.fromCoroutine(work)
+        self._waiting.add(done)
+        done.addBoth(self._finish, id, done)
+
+    def _finish(self, result: object, id: int, done: Deferred[None]) -> None:
+        self._waiting.discard(done)
+        if not isinstance(result, Failure) or not id or result.check(CancelledError):
+            return
+        error = result.value
+        if isinstance(error, BadRequest | Denied):
+            error = refusal_of(error)
+        elif isinstance(error, Unavailable):
+            line = "temporarily unavailable"
+            error = CommandRefused(ErrorCode.INTERNAL_ERROR, line, temporary=True)
+        elif not isinstance(error, CommandRefused):
+            _log.failure(
+                "a command of a Centrifuge client failed", failure=result, event="command_failed"
+            )
+            error = CommandRefused(ErrorCode.INTERNAL_ERROR, "internal error", temporary=True)
+        if self._state is _State.CONNECTING:
+            self._state = _State.NEW
+            self._channels.stop()
+            self._dependencies.unconnected.start(self)
+        self._refuse(id, error)
+
+    # Commands
+
+    async def _connect(self, id: int, request: dict[str, Any]) -> None:
+        channels, token = self._channels, request.get("token", "")
+        if token:
+            self._identify(token)
+        identity = channels.caller.identity
+        try:
+            names = [*channels_of(identity), *channels.personal]
+        except BadToken:
+            self._websocket.close_with(INVALID_TOKEN)
+            return
+        prepared = await channels.prepare(names, request.get("subs", {}))
+        result = {
+            "client": self.name,
+            "version": f"pushd {pushd.__version__}",
+            **self._lifetime(),
+            "ping": KEEP_ALIVE_INTERVAL,
+            "pong": True,
+        }
+        if prepared:
+            result["subs"] = {name: one for name, (_, one) in prepared.items()}
+        self._state = _State.CONNECTED
+        self._dependencies.clients[self.name] = self
+        self._send({"id": id, "connect": result})
+        self._pings.start(self)
+        channels.start(prepared)
+
+    async def _refresh(self, request: dict[str, Any]) -> dict[str, Any]:
+        if not self._tokens.take():
+            raise CommandRefused(ErrorCode.TOO_MANY_REQUESTS, "too many tokens", temporary=True)
+        self._identify(request.get("token", ""))
+        answer = {
+            "client": self.name,
+            "version": f"pushd {pushd.__version__}",
+            **self._lifetime(),
+        }
+        await self._channels.authorize_again()
+        return answer
+
+    async def _subscribe(self, id: int, request: dict[str, Any]) -> None:
+        await self._channels.subscribe(
+            request, lambda result: self._send({"id": id, "subscribe": result})
+        )
+
+    async def _unsubscribe(self, request: dict[str, Any]) -> dict[str, Any]:
+        await self._channels.unsubscribe(request)
+        return {}
+
+    async def _publish(self, request: dict[str, Any]) -> dict[str, Any]:
+        if request.get("type"):
+            raise CommandRefused(ErrorCode.NOT_AVAILABLE, "map publications are not available")
+        state = self._dependencies.state
+        topic = await self._channels.require("publish", request.get("channel", ""))
+        if "data" not in request:
+            raise CommandRefused(ErrorCode.BAD_REQUEST, "data is required")
+        try:
+            data, is_json = self._codec.data(request["data"])
+        except ValueError as error:
+            raise CommandRefused(ErrorCode.BAD_REQUEST, f"data: {error}") from None
+        limit = state.rules.find(topic).message_limit(state.limits.max_message)
+        if len(data.encode() if isinstance(data, str) else data) > limit:
+            raise CommandRefused(ErrorCode.LIMIT_EXCEEDED, f"data must be at most {limit} bytes")
+        await state.hub.room()
+        await state.broker.publish(topic, data, is_json=is_json)
+        return {}
+
+    async def _presence(self, request: dict[str, Any]) -> dict[str, Any]:
+        listed = await self._describe(request)
+        return {"presence": clients_of(listed, self._codec.value)}
+
+    async def _presence_stats(self, request: dict[str, Any]) -> dict[str, Any]:
+        return stats_of(await self._describe(request))
+
+    async def _describe(self, request: dict[str, Any]) -> Any:
+        attendances, name = self._dependencies.state.attendances, request.get("channel", "")
+        if not attendances.has(self._channels.topic_of(name)):
+            raise CommandRefused(ErrorCode.NOT_AVAILABLE, "channel has no presence")
+        return await attendances.describe(await self._channels.require("presence", name))
+
+    async def _history(self, request: dict[str, Any]) -> dict[str, Any]:
+        topic = await self._channels.require("subscribe", request.get("channel", ""))
+        page = await read_page(self._dependencies.state.broker, topic, request)
+        publications = [self._codec.publication(one) for one in page.publications]
+        return {
+            "publications": publications,
+            "epoch": page.last.epoch,
+            "offset": page.last.offset,
+        }
+
+    async def _call(self, request: dict[str, Any]) -> dict[str, Any]:
+        result = await self._ask(request.get("method", ""), request.get("data"))
+        return {"data": self._codec.result(result)}
+
+    async def _take(self, message: dict[str, Any]) -> None:
+        """Pass on a message, which has no answer."""
+        with suppress(CommandRefused, Denied):
+            await self._ask(None, message.get("data"))
+
+    async def _ask(self, method: str | None, data: Any) -> Any:
+        """Return what the operator's function answers."""
+        procedures, asking = self._dependencies.procedures, self._asking
+        if procedures is None or asking is None:
+            raise CommandRefused(ErrorCode.NOT_AVAILABLE, "there are no procedures (--rpc)")
+        if data is not None:
+            data = self._codec.argument(data)
+        return await procedures.call(asking, self._channels.caller.identity, method, data)
+
+    async def _answer_ping(self, request: dict[str, Any]) -> dict[str, Any]:
+        return {}
+
+    # Private
+
+    def _identify(self, token: str) -> None:
+        """Take the client's token. Raises CommandRefused, and CancelledError after closing."""
+        authorizer, caller = self._dependencies.authorizer, self._channels.caller
+        try:
+            identity = read_connection_token(authorizer, token)
+        except TokenExpired as expired:
+            raise CommandRefused(ErrorCode.TOKEN_EXPIRED, str(expired)) from None
+        except BadToken:
+            self._websocket.close_with(INVALID_TOKEN)
+            raise CancelledError from None
+        if identity is None:
+            return
+        is_refresh = self._state is _State.CONNECTED
+        if is_refresh and identity.subject != subject_of(caller.identity):
+            self._websocket.close_with(INVALID_TOKEN)
+            raise CancelledError
+        self._channels.caller = with_identity(caller, identity)
+        connections = self._dependencies.state.connections
+        connections.close_at(self._websocket, identity.expires + LEEWAY, identity.closing)
+        connection = connections.find(self._websocket)
+        assert connection is not None  # It is open, or no command would be carried out.
+        connection.subject = identity.subject or None
+
+    def _lifetime(self) -> dict[str, Any]:
+        identity: Identity | None = self._channels.caller.identity
+        expires = inf if identity is None else identity.expires
+        return lifetime(self._dependencies.authorizer, expires)
+
+    async def _answer(self, id: int, kind: str, request: dict[str, Any]) -> None:
+        self._send({"id": id, kind: await self._commands_of[kind](request)})
+
+    def _refuse(self, id: int, refused: CommandRefused) -> None:
+        error: dict[str, Any] = {"code": refused.code, "message": refused.message}
+        if refused.temporary:
+            error["temporary"] = True
+        self._send({"id": id, "error": error})
+
+    def _send(self, reply: Mapping[str, Any]) -> None:
+        if not self._websocket.is_closed():
+            self._websocket.wire.push(self._codec.write([reply]), binary=self._codec.binary)
+
+    def _break(self, reason: str) -> None:
+        """Close, as the client breaks the protocol."""
+        self._websocket.close_with(bad_request(reason))

@@ -1,0 +1,336 @@
+"""The HTTP API of Centrifugo at the control port: ``POST /api/<method>`` with JSON.
+
+The status is 200 even if a method fails: its error is in the body. Only a wrong key, and what is no
+such request at all, have a status of their own.
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode
+from collections.abc import Awaitable, Callable, Mapping
+from fnmatch import fnmatchcase
+from hmac import compare_digest
+from typing import Any, NoReturn
+
+import pushd
+from pushd.access.closing import Closing
+from pushd.access.connections import Closable
+from pushd.api.centrifuge.codec import JsonCodec, to_json_line
+from pushd.api.centrifuge.codes import CONNECTION_EXPIRED, FORCED, ErrorCode
+from pushd.api.centrifuge.dependencies import CentrifugeDependencies
+from pushd.api.centrifuge.history import read_page
+from pushd.api.centrifuge.presence import clients_of, stats_of
+from pushd.api.centrifuge.schema import Field, read_message
+from pushd.api.publish import read_header
+from pushd.api.resource import AsyncResource, require_known
+from pushd.errors import BadRequest, CommandRefused, Unavailable
+from pushd.protocols.http.response import JSON_HEADERS, Response
+from pushd.topics.broker import Draft
+from pushd.topics.publication import Id, check_topic
+
+#: Where it is served.
+PREFIX = "/api/"
+
+# Commands in one batch, and channels of one broadcast, at most.
+_MAX_BATCH = 1000
+
+_CHANNEL = {"channel": Field(0, "string")}
+_PUBLICATION = {
+    "data": Field(0, "bytes"),
+    "b64data": Field(0, "string"),
+    "skip_history": Field(0, "bool"),
+    "tags": Field(0, "string", "map"),
+    "idempotency_key": Field(0, "string"),
+}
+_USER = {"user": Field(0, "string"), "client": Field(0, "string")}
+
+# The requests, by method, and what they consist of. The numbers of fields are of no use in JSON.
+_MESSAGES: Mapping[str, Mapping[str, Field]] = {
+    "publish": {**_CHANNEL, **_PUBLICATION},
+    "broadcast": {"channels": Field(0, "string", "many"), **_PUBLICATION},
+    "presence": _CHANNEL,
+    "presence_stats": _CHANNEL,
+    "history": {
+        **_CHANNEL,
+        "limit": Field(0, "int32"),
+        "since": Field(0, "position"),
+        "reverse": Field(0, "bool"),
+    },
+    "history_remove": _CHANNEL,
+    "channels": {"pattern": Field(0, "string")},
+    "disconnect": {
+        **_USER,
+        "whitelist": Field(0, "string", "many"),
+        "disconnect": Field(0, "closing"),
+    },
+    "unsubscribe": {**_USER, **_CHANNEL},
+    "refresh": {**_USER, "expired": Field(0, "bool"), "expire_at": Field(0, "int64")},
+    "info": {},
+    "batch": {"commands": Field(0, "command", "many"), "parallel": Field(0, "bool")},
+    "position": {"offset": Field(0, "uint64"), "epoch": Field(0, "string")},
+    "closing": {"code": Field(0, "uint32"), "reason": Field(0, "string")},
+    "command": {},
+}
+
+
+class HttpApi:
+    """The methods.
+
+    :param key: what requests must prove to know; None for no key.
+    """
+
+    def __init__(self, dependencies: CentrifugeDependencies, key: bytes | None) -> None:
+        self._dependencies = dependencies
+        self._state = dependencies.state
+        self._key = key
+        self._codec = JsonCodec()
+        self._started = dependencies.clock.seconds()
+        # A random name, which tells this process from others.
+        self._name = dependencies.make_name()
+        self._methods: Mapping[str, Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]] = {
+            "publish": self._publish,
+            "broadcast": self._broadcast,
+            "presence": self._presence,
+            "presence_stats": self._presence_stats,
+            "history": self._history,
+            "history_remove": self._history_remove,
+            "channels": self._channels,
+            "disconnect": self._disconnect,
+            "unsubscribe": self._unsubscribe,
+            "refresh": self._refresh,
+            "info": self._info,
+        }
+
+    def allows(self, key: str | None) -> bool:
+        """Whether a request with a key may use the API."""
+        if self._key is None:
+            return True
+        return key is not None and compare_digest(key.encode(errors="replace"), self._key)
+
+    def has(self, method: str) -> bool:
+        """Whether there is a method."""
+        return method == "batch" or method in self._methods
+
+    async def call(self, method: str, body: Any) -> dict[str, Any]:
+        """Return what a method answers: a result or an error, or the replies of a batch."""
+        if method != "batch":
+            return await self._reply(method, body, "result")
+        request = _read(method, body)
+        commands = body["commands"] if "commands" in request else []
+        if len(commands) > _MAX_BATCH:
+            raise CommandRefused(ErrorCode.LIMIT_EXCEEDED, f"at most {_MAX_BATCH} commands")
+        return {"replies": [await self._command(command) for command in commands]}
+
+    async def _command(self, command: dict[str, Any]) -> dict[str, Any]:
+        """Return the reply to one command of a batch."""
+        for method, body in command.items():
+            if method in self._methods:
+                return await self._reply(method, body, method)
+        return {"error": _error(ErrorCode.METHOD_NOT_FOUND, "method not found")}
+
+    async def _reply(self, method: str, body: Any, name: str) -> dict[str, Any]:
+        try:
+            return {name: await self._methods[method](_read(method, body))}
+        except CommandRefused as refused:
+            return {"error": _error(refused.code, refused.message)}
+        except Unavailable as error:
+            return {"error": _error(ErrorCode.INTERNAL_ERROR, str(error))}
+
+    # Methods
+
+    async def _publish(self, request: dict[str, Any]) -> dict[str, Any]:
+        draft = self._draft(_topic(request.get("channel", "")), request)
+        await self._state.hub.room()
+        id = await self._state.broker.publish(
+            draft.topic, draft.data, draft.key, is_json=draft.is_json
+        )
+        return _position(id)
+
+    async def _broadcast(self, request: dict[str, Any]) -> dict[str, Any]:
+        channels = request.get("channels", [])
+        if len(channels) > _MAX_BATCH:
+            raise CommandRefused(ErrorCode.LIMIT_EXCEEDED, f"at most {_MAX_BATCH} channels")
+        publication = {key: value for key, value in request.items() if key != "channels"}
+        return {
+            "responses": [
+                await self._reply("publish", {"channel": one, **publication}, "result")
+                for one in channels
+            ]
+        }
+
+    async def _presence(self, request: dict[str, Any]) -> dict[str, Any]:
+        return {"presence": clients_of(await self._describe(request), self._codec.value)}
+
+    async def _presence_stats(self, request: dict[str, Any]) -> dict[str, Any]:
+        return stats_of(await self._describe(request))
+
+    async def _history(self, request: dict[str, Any]) -> dict[str, Any]:
+        page = await read_page(self._state.broker, _topic(request.get("channel", "")), request)
+        publications = [self._codec.publication(one) for one in page.publications]
+        return {"publications": publications, **_position(page.last)}
+
+    async def _history_remove(self, request: dict[str, Any]) -> dict[str, Any]:
+        await self._state.broker.forget(_topic(request.get("channel", "")))
+        return {}
+
+    async def _channels(self, request: dict[str, Any]) -> dict[str, Any]:
+        pattern = request.get("pattern") or "*"
+        hub = self._state.hub
+        names = sorted(name for name in hub.topics() if fnmatchcase(name, pattern))
+        return {"channels": {name: {"num_clients": hub.count(name)} for name in names}}
+
+    async def _disconnect(self, request: dict[str, Any]) -> dict[str, Any]:
+        given = request.get("disconnect", {})
+        try:
+            closing = Closing(
+                given.get("code") or FORCED.code, given.get("reason") or FORCED.reason
+            )
+        except ValueError as error:
+            raise CommandRefused(ErrorCode.BAD_REQUEST, str(error)) from None
+        for closable in self._find(request):
+            closable.close_with(closing)
+        return {}
+
+    async def _unsubscribe(self, request: dict[str, Any]) -> dict[str, Any]:
+        user, channel = _user(request), request.get("channel", "")
+        if request.get("client"):
+            client = self._dependencies.clients.get(request["client"])
+            if client is not None and client.user == user:
+                client.unsubscribe(channel)
+            return {}
+        await self._state.revoker.revoke_everywhere(_topic(channel), user)
+        return {}
+
+    async def _refresh(self, request: dict[str, Any]) -> dict[str, Any]:
+        user = _user(request)
+        for name, client in tuple(self._dependencies.clients.items()):
+            if client.user != user or request.get("client", name) != name:
+                continue
+            if request.get("expired"):
+                client.closable.close_with(CONNECTION_EXPIRED)
+            elif request.get("expire_at"):
+                client.expire_at(float(request["expire_at"]))
+        return {}
+
+    async def _info(self, request: dict[str, Any]) -> dict[str, Any]:
+        hub, connections = self._state.hub, tuple(self._state.connections)
+        node = {
+            "uid": self._name,
+            "name": "pushd",
+            "version": pushd.__version__,
+            "num_clients": len(connections),
+            "num_users": len({one.subject for one in connections if one.subject}),
+            "num_subs": sum(map(hub.count, hub.topics())),
+            "num_channels": len(hub.topics()),
+            "uptime": int(self._dependencies.clock.seconds() - self._started),
+        }
+        return {"nodes": [node]}
+
+    # Private
+
+    def _draft(self, topic: str, request: dict[str, Any]) -> Draft:
+        """Return the publication that a request asks for. Raises CommandRefused."""
+        if request.get("skip_history") or request.get("tags"):
+            line = "skip_history and tags are not available"
+            raise CommandRefused(ErrorCode.NOT_AVAILABLE, line)
+        data: str | bytes
+        try:
+            if request.get("b64data"):
+                data, is_json = b64decode(request["b64data"], validate=True), False
+            else:
+                data, is_json = self._codec.data(request.get("data"))
+        except ValueError as error:
+            raise CommandRefused(ErrorCode.BAD_REQUEST, str(error)) from None
+        limit = self._state.rules.find(topic).message_limit(self._state.limits.max_message)
+        if len(data.encode() if isinstance(data, str) else data) > limit:
+            raise CommandRefused(ErrorCode.LIMIT_EXCEEDED, f"data must be at most {limit} bytes")
+        return Draft(topic, data, request.get("idempotency_key") or None, is_json=is_json)
+
+    async def _describe(self, request: dict[str, Any]) -> Any:
+        topic = _topic(request.get("channel", ""))
+        if not self._state.attendances.has(topic):
+            raise CommandRefused(ErrorCode.NOT_AVAILABLE, "channel has no presence")
+        return await self._state.attendances.describe(topic)
+
+    def _find(self, request: dict[str, Any]) -> list[Closable]:
+        """Return the connections of a user, over any transport, but for those to be kept."""
+        user, clients = _user(request), self._dependencies.clients
+        kept = {clients[name].closable for name in request.get("whitelist", ()) if name in clients}
+        client = clients.get(request.get("client", ""))
+        return [
+            one.closable
+            for one in self._state.connections
+            if one.subject == user
+            and one.closable not in kept
+            and (not request.get("client") or (client and client.closable is one.closable))
+        ]
+
+
+class HttpApiResource(AsyncResource):
+    """One method of the API."""
+
+    methods = ("POST",)
+
+    def __init__(self, api: HttpApi, method: str) -> None:
+        super().__init__(api._state, method)
+        self._api = api
+
+    async def answer(self, request: Any) -> Response:
+        """Call the method."""
+        if not self._api.allows(_read_key(request)):
+            raise BadRequest("X-API-Key is missing or wrong", "X-API-Key", 401)
+        if not self._api.has(self._name):
+            raise BadRequest("no such method", "method", 404)
+        require_known(request)
+        try:
+            body = json.loads(request.content.read() or b"{}", parse_constant=_refuse)
+        except (ValueError, RecursionError):
+            raise BadRequest("the body is not valid JSON", "body") from None
+        try:
+            reply = await self._api.call(self._name, body)
+        except CommandRefused as refused:
+            reply = {"error": _error(refused.code, refused.message)}
+        return Response(200, JSON_HEADERS, f"{to_json_line(reply)}\n")
+
+
+def _read(method: str, body: Any) -> dict[str, Any]:
+    try:
+        return read_message(method, body, _MESSAGES)
+    except ValueError as error:
+        raise CommandRefused(ErrorCode.BAD_REQUEST, str(error)) from None
+
+
+def _topic(channel: str) -> str:
+    try:
+        return check_topic(channel)
+    except ValueError as error:
+        raise CommandRefused(ErrorCode.BAD_REQUEST, str(error)) from None
+
+
+def _user(request: dict[str, Any]) -> str:
+    user: str = request.get("user", "")
+    if not user:
+        raise CommandRefused(ErrorCode.BAD_REQUEST, "user is required")
+    return user
+
+
+def _read_key(request: Any) -> str | None:
+    """Return the key that a request has: in its header of the API, or as an authorization."""
+    given = read_header(request, b"X-Api-Key")
+    if given is not None:
+        return given
+    scheme, _, key = (read_header(request, b"Authorization") or "").partition(" ")
+    return key.strip() if scheme.lower() == "apikey" else None
+
+
+def _refuse(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number in JSON")
+
+
+def _position(id: Id) -> dict[str, Any]:
+    return {"offset": id.offset, "epoch": id.epoch}
+
+
+def _error(code: int, message: str) -> dict[str, Any]:
+    return {"code": int(code), "message": message}

@@ -1,0 +1,239 @@
+"""The HTTP API of Centrifugo at the control port."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from pushd.errors import Unavailable
+from pushd.topics.broker import MemoryBroker
+from pushd.topics.rules import Rule, Rules
+from tests.support.centrifuge_client import CentrifugeTestCase, Client
+from tests.support.keyring import secret_keys, sign
+
+
+class ApiTestCase(CentrifugeTestCase):
+    """Requests to the API."""
+
+    def setUp(self) -> None:
+        """Start a daemon with presence."""
+        rules = Rules([Rule(match="small", max_message=5), Rule(match="**", presence=True)])
+        self.start(token_keys=secret_keys(), rules=rules)
+
+    def call(self, method: str, **body: Any) -> dict[str, Any]:
+        """Call a method, and return the body of the answer."""
+        answer = self.control("POST", f"/api/{method}", json.dumps(body).encode())
+        self.assertEqual(answer.status, 200)
+        reply: dict[str, Any] = json.loads(answer.body)
+        return reply
+
+    def result(self, method: str, **body: Any) -> dict[str, Any]:
+        """Call a method, and return its result."""
+        result: dict[str, Any] = self.call(method, **body)["result"]
+        return result
+
+    def code(self, method: str, **body: Any) -> int:
+        """Call a method, and return the code of its error."""
+        code: int = self.call(method, **body)["error"]["code"]
+        return code
+
+    def enter(self, user: str, *channels: str) -> tuple[Client, str]:
+        """Connect a client; return it, and the name of its connection."""
+        client = self.open()
+        result = client.connect(token=sign({"sub": user, "channels": list(channels)}))
+        self.daemon.advance(0.2)
+        self.assertTrue(all("join" in push for push in client.pushes))
+        return client, result["client"]
+
+
+class RequestTests(ApiTestCase):
+    """What is a request, and what is not."""
+
+    def status(self, path: str, body: bytes = b"{}", **headers: str) -> int:
+        """Return the status of the answer to a request."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return self.control("POST", path, body, named).status
+
+    def test_key(self) -> None:
+        """With a key, requests must have it, in either header."""
+        self.start(api_key=b"secret")
+        self.assertEqual(self.status("/api/info"), 401)
+        self.assertEqual(self.status("/api/info", X_API_Key="wrong"), 401)
+        self.assertEqual(self.status("/api/info", Authorization="Bearer secret"), 401)
+        self.assertEqual(self.status("/api/info", X_API_Key="secret"), 200)
+        self.assertEqual(self.status("/api/info", Authorization="apikey secret"), 200)
+
+    def test_off(self) -> None:
+        """Without the option, and for other methods, there is nothing."""
+        self.assertEqual(self.status("/api/dance"), 404)
+        self.assertEqual(self.control("GET", "/api/info").status, 405)
+        self.assertEqual(self.status("/api/info?a=b"), 400)
+        self.start(centrifuge=False)
+        self.assertEqual(self.status("/api/info"), 404)
+
+    def test_body(self) -> None:
+        """A body that is not JSON is a bad request; one that is wrong is an error."""
+        for body in (b"x", b"[" * 100_000, b'{"channel":NaN}'):
+            self.assertEqual(self.status("/api/publish", body), 400, body[:20])
+        self.assertEqual(self.status("/api/info", b""), 200)
+        for method, wrong in (
+            ("publish", {"channel": 1}),
+            ("publish", {"channel": "a b", "data": 1}),
+            ("publish", {"channel": "a", "tags": [1]}),
+            ("broadcast", {"channels": "a"}),
+            ("batch", {"commands": 1}),
+            ("disconnect", {}),
+            ("disconnect", {"user": "ann", "disconnect": {"code": 1}}),
+        ):
+            self.assertEqual(self.code(method, **wrong), 107, wrong)
+
+
+class PublishTests(ApiTestCase):
+    """Publishing."""
+
+    def test_publish(self) -> None:
+        """The result is the position; a key makes it safe to repeat."""
+        client, _ = self.enter("ann", "a")
+        first = self.result("publish", channel="a", data={"x": 1}, idempotency_key="k")
+        self.assertEqual(first["offset"], 1)
+        again = self.result("publish", channel="a", data={"x": 1}, idempotency_key="k")
+        self.assertEqual(again, first)
+        self.result("publish", channel="a", b64data="AP8=")
+        self.assertEqual([one["pub"]["data"] for one in client.pushes], [{"x": 1}, "AP8="])
+
+    def test_mistakes(self) -> None:
+        """What cannot be published has the code of its kind."""
+        self.assertEqual(self.code("publish", channel="a", b64data="?"), 107)
+        self.assertEqual(self.code("publish", channel="a", data="\ud800"), 107)
+        self.assertEqual(self.code("publish", channel="a", data=1, skip_history=True), 108)
+        self.assertEqual(self.code("publish", channel="a", data=1, tags={"a": "b"}), 108)
+        self.assertEqual(self.code("publish", channel="small", data="123456"), 106)
+        self.assertEqual(self.code("publish", channel="small", b64data="MTIzNDU2"), 106)
+
+    def test_unavailable(self) -> None:
+        """If the broker cannot be reached, that is the error."""
+
+        def refuse(*args: Any, **more: Any) -> Deferred[Any]:
+            raise Unavailable("gone")
+
+        self.patch(MemoryBroker, "publish", refuse)
+        self.assertEqual(self.code("publish", channel="a", data=1), 100)
+
+    def test_broadcast(self) -> None:
+        """Each channel has a response of its own."""
+        good, bad = self.result("broadcast", channels=["a", "a b"], data=1)["responses"]
+        self.assertEqual(good["result"]["offset"], 1)
+        self.assertEqual(bad["error"]["code"], 107)
+        self.assertEqual(self.code("broadcast", channels=["a"] * 1001, data=1), 106)
+
+    def test_batch(self) -> None:
+        """Each command has a reply of its own, in order."""
+        commands = [
+            {"publish": {"channel": "a", "data": 1}},
+            {"history": {"channel": "a", "limit": 1}},
+            {"presence": {"channel": "small"}},
+            {"dance": {}},
+            {},
+        ]
+        replies = self.call("batch", commands=commands, parallel=True)["replies"]
+        self.assertEqual(replies[0]["publish"]["offset"], 1)
+        self.assertEqual(replies[1]["history"]["publications"], [{"data": 1, "offset": 1}])
+        self.assertEqual([one["error"]["code"] for one in replies[2:]], [108, 104, 104])
+        self.assertEqual(self.call("batch"), {"replies": []})
+        self.assertEqual(self.code("batch", commands=[{}] * 1001), 106)
+
+
+class ReadTests(ApiTestCase):
+    """Reading."""
+
+    def test_presence(self) -> None:
+        """Clients are listed and counted."""
+        _, name = self.enter("ann", "a")
+        info = {"user": "ann", "client": name}
+        self.assertEqual(self.result("presence", channel="a"), {"presence": {name: info}})
+        counts = {"num_clients": 1, "num_users": 1}
+        self.assertEqual(self.result("presence_stats", channel="a"), counts)
+        self.assertEqual(self.code("presence_stats", channel="small"), 108)
+
+    def test_history(self) -> None:
+        """Pages are as for clients; what is removed is gone, and offsets go on."""
+        self.result("history_remove", channel="a")
+        for number in range(3):
+            self.result("publish", channel="a", data=number)
+        result = self.result("history", channel="a", limit=1, reverse=True)
+        self.assertEqual(result["publications"], [{"data": 2, "offset": 3}])
+        self.assertEqual(self.result("history_remove", channel="a"), {})
+        self.assertEqual(self.result("history", channel="a", limit=-1)["publications"], [])
+        self.assertEqual(self.result("publish", channel="a", data=3)["offset"], 4)
+
+    def test_channels(self) -> None:
+        """Channels with subscribers are listed, those that match a pattern."""
+        self.enter("ann", "chat/1", "chat/2", "news")
+        self.enter("bob", "news")
+        channels = self.result("channels")["channels"]
+        self.assertEqual(channels["news"], {"num_clients": 2})
+        self.assertEqual(set(channels), {"chat/1", "chat/2", "news"})
+        chats = self.result("channels", pattern="chat/*")["channels"]
+        self.assertEqual(set(chats), {"chat/1", "chat/2"})
+
+    def test_info(self) -> None:
+        """There is one node."""
+        self.enter("ann", "a", "b")
+        self.daemon.advance(7)
+        [node] = self.result("info")["nodes"]
+        counts = [node[f"num_{one}"] for one in ("clients", "users", "subs", "channels")]
+        self.assertEqual(counts, [1, 1, 2, 2])
+        self.assertEqual(node["uptime"], 7)
+
+
+class ClientTests(ApiTestCase):
+    """Clients that are disconnected, unsubscribed, and refreshed."""
+
+    def closed(self, client: Client) -> int | None:
+        """Return the code with which a client was closed."""
+        return None if client.browser.closing is None else client.browser.closing.code
+
+    def ended(self, client: Client) -> list[int]:
+        """Return the codes with which a client's subscriptions were ended."""
+        return [one["unsubscribe"]["code"] for one in client.pushes if "unsubscribe" in one]
+
+    def test_disconnect(self) -> None:
+        """All connections of a user are closed, or one of them, or all but some."""
+        (one, first), (two, second), (three, _) = (self.enter("ann") for _ in range(3))
+        bob, _ = self.enter("bob")
+        self.result("disconnect", user="bob", client=first)
+        self.result("disconnect", user="ann", client="unknown")
+        self.result("disconnect", user="ann", client=first)
+        self.assertEqual([self.closed(client) for client in (one, two)], [3503, None])
+        given = {"code": 4000, "reason": "bye"}
+        self.result("disconnect", user="ann", whitelist=[second, "unknown"], disconnect=given)
+        self.assertEqual([self.closed(client) for client in (two, three)], [None, 4000])
+        self.result("disconnect", user="ann")
+        self.assertEqual([self.closed(client) for client in (two, bob)], [3503, None])
+
+    def test_unsubscribe(self) -> None:
+        """A user is unsubscribed on all connections, or on one."""
+        (one, first), (two, _) = self.enter("ann", "a"), self.enter("ann", "a")
+        self.result("unsubscribe", user="bob", channel="a", client=first)
+        self.result("unsubscribe", user="ann", channel="other", client=first)
+        self.result("unsubscribe", user="ann", channel="a", client="unknown")
+        self.result("unsubscribe", user="ann", channel="a", client=first)
+        self.assertEqual(self.ended(one), [2000])
+        self.assertEqual(self.ended(two), [])
+        self.result("unsubscribe", user="ann", channel="a")
+        self.assertEqual(self.ended(two), [2000])
+        self.assertEqual(self.code("unsubscribe", user="ann", channel="a b"), 107)
+
+    def test_refresh(self) -> None:
+        """A connection is told when it will expire, or has expired."""
+        (one, first), (two, _) = self.enter("ann"), self.enter("ann")
+        bob, _ = self.enter("bob")
+        self.result("refresh", user="ann", client=first, expire_at=101)
+        [push] = one.pushes
+        self.assertEqual(push["refresh"], {"expires": True, "ttl": 100})
+        self.assertEqual(two.pushes, [])
+        self.result("refresh", user="ann")
+        self.result("refresh", user="ann", expired=True)
+        self.assertEqual([self.closed(client) for client in (one, two, bob)], [3005, 3005, None])
