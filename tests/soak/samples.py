@@ -29,8 +29,8 @@ MEMORY = Resource("memory", "MiB", Allowance(6.0, 0.05))
 DESCRIPTORS = Resource("descriptors beside connections", "", Allowance(8.0), rest=2)
 # Each long poll has one.
 TIMERS = Resource("timers beside those of polls", "", Allowance(12.0, 0.1), rest=4)
-# The pool of views keeps its threads for the next.
-THREADS = Resource("threads", "", Allowance(6.0, 0.1), rest=64)
+# The pool of views keeps its threads, so their number is that of the busiest moment until then.
+THREADS = Resource("threads", "", Allowance(10.0, 0.1), rest=64)
 KEYS = Resource("keys", "", Allowance(8.0, 0.02))
 HISTORIES = Resource("histories", "", Allowance(4.0, 0.02), rest=0)
 LASTING_KEYS = Resource("keys that do not expire", "", Allowance(0.5), rest=0)
