@@ -103,7 +103,9 @@ class ManyEventStream(EventStream):
         """End the subscriptions to topics that match, and the response with the last one."""
         ended = [topic for topic in self._topics if self._open and matches(topic)]
         for topic in ended:
-            events = self._topics.pop(topic)
+            events = self._topics.pop(topic, None)
+            if events is None:
+                break  # The client was too slow for what it was told.
             events.stop()
             self._waiting.pop(events, None)
             watch = self._watches.pop(topic, None)

@@ -117,6 +117,17 @@ class StreamTests(TopicTestCase):
         self.daemon.advance(*[5] * 20)
         self.assertEqual(self.describe("a")["subscribers"], {})
 
+    def test_revoked_while_slow(self) -> None:
+        """A client that cannot take the news that its topics are revoked is cut off."""
+        self.start(limits=Limits(max_buffered=5000))
+        stream = ManySse(self.daemon, "&".join(f"topic=t/{number}" for number in range(30)))
+        stream.take()
+        stream.stall()
+        self.publish("t/0", "x" * 4000)
+        answer = self.control("DELETE", "/subscriptions?topic=t/**")
+        self.assertEqual(json.loads(answer.body), {"ended": 30})
+        self.assertEqual(self.describe("t/0")["subscribers"], {})
+
     def test_end(self) -> None:
         """When the client leaves, no subscription is left."""
         stream = ManySse(self.daemon, "topic=a&topic=b")

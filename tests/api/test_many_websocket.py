@@ -325,6 +325,19 @@ class EndTests(MultiTopicTestCase):
         self.assertEqual(self.browser.closing, NORMAL)
         self.assertEqual(self.describe("b")["subscribers"], {})
 
+    def test_revoked_while_slow(self) -> None:
+        """A client that cannot take the news that its topics are revoked is cut off."""
+        self.start(limits=Limits(max_buffered=2000))
+        self.connect()
+        for number in range(90):
+            self.ask(subscribe=f"t/{number}")
+        self.browser.stall()
+        self.publish("t/0", "x" * 1500)
+        self.publish("t/0", "x" * 1500)
+        answer = self.control("DELETE", "/subscriptions?topic=t/**")
+        self.assertEqual(json.loads(answer.body), {"ended": 90})
+        self.assertEqual(self.describe("t/0")["subscribers"], {})
+
     def test_slow(self) -> None:
         """A client that does not read catches up with each of its topics later."""
         self.start(limits=Limits(max_buffered=64 << 10))
