@@ -50,7 +50,7 @@ DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*
 
 # The languages of fenced blocks. Add others here, so that no block of Python goes unnoticed.
 # The site's lists of pages are the last.
-LANGUAGES = {"{toctree}", "python", "sh", "html", "js", "ini", "nginx", "text", "toml"}
+LANGUAGES = {"{toctree}", "python", "sh", "html", "js", "ini", "nginx", "text", "toml", "ts", "tsx"}
 
 
 class Block(NamedTuple):
