@@ -61,9 +61,9 @@ def run_capacity(server: Server, scale: float) -> Mapping[str, float]:
         )
     before = nodes.before
     return {
-        "c1.memory": before.memory("empty", "connected") / count,
+        "c1.memory": before.memory("empty", "full") / count,
         "c1.open": before.cpu("empty", "connected") / count,
-        "c1.idle": before.cpu("connected", "quiet") / idle / 1e4,
+        "c1.idle": before.cpu("connected", "full") / idle / 1e4,
         "c1.all": result["seconds_to_all"],
         "c1.cpu": before.cpu("start", "end") / result["deliveries"],
         "c1.back": result["back"],

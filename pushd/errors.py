@@ -8,6 +8,7 @@ PushdError
 │   ├── TopicRefused        it is refused because of one of its topics
 │   └── HandshakeRefused    it is not a valid WebSocket handshake
 ├── CommandRefused          a command of a Centrifuge client is refused
+│   └── RpcError            by the operator's function, with a code of its own
 ├── BadToken                a token that cannot be trusted
 │   └── TokenExpired        a token that was valid
 ├── Unavailable             the broker cannot be reached, or refuses
@@ -147,9 +148,7 @@ class HandshakeRefused(RequestRefused):
 class CommandRefused(PushdError):
     """A command of a client that speaks the Centrifuge protocol is refused.
 
-    A function that serves remote procedure calls may raise it, with a code of its own.
-
-    :param code: of the error; 100 to 399 are the protocol's own.
+    :param code: of the error; those below 400 are the protocol's own.
     :param message: one line that says why.
     :param temporary: whether the client may try again.
     """
@@ -159,6 +158,22 @@ class CommandRefused(PushdError):
         self.code = int(code)
         self.message = message
         self.temporary = temporary
+
+
+class RpcError(CommandRefused):
+    """A function that serves remote procedure calls raises it, to answer with an error.
+
+    :param code: of the error, 400 to 1999.
+    :param message: one line for the client.
+    :param temporary: whether the client may try again.
+
+    Raises ValueError for another code.
+    """
+
+    def __init__(self, code: int, message: str, *, temporary: bool = False) -> None:
+        if not 400 <= code <= 1999:
+            raise ValueError(f"code must be 400 to 1999; got {code}")
+        super().__init__(code, message, temporary=temporary)
 
 
 class BadToken(PushdError):

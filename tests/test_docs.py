@@ -29,7 +29,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd import errors
 from pushd.access.closing import INTERNAL_ERROR, NORMAL, Closing
 from pushd.access.tokens import read_token_keys
-from pushd.client import Client, publish
+from pushd.client import Client as Publisher
+from pushd.client import publish
 from pushd.django.asgi import WebSocketASGIHandler
 from pushd.django.async_websocket import AsyncWebSocket
 from pushd.django.views import WebSocket as DjangoWebSocket
@@ -39,6 +40,7 @@ from pushd.testing import Answer, Browser, Daemon
 from pushd.views.request import Request
 from pushd.views.threads import BlockingWebSocket
 from tests.support import django_site
+from tests.support.centrifuge_client import PATH, Client
 from tests.support.django_site import prepare
 from tests.support.fake_network import FakeNetwork
 from tests.support.fences import find_fences
@@ -548,6 +550,23 @@ class AuthorizerTests(SynchronousTestCase):
             self.assertEqual(status("news", "session=7f3a", "POST"), 403)
 
 
+class CentrifugeTests(SynchronousTestCase):
+    """Blocks of docs/centrifuge.md."""
+
+    @runs("docs/centrifuge.md: Remote procedures")
+    def test_call(self, names: Names) -> None:
+        """Users call the procedure that there is; others have to log in."""
+        settings = {"centrifuge": True, "rpc": names["call"], "token_keys": secret_keys()}
+        with Daemon({}, **settings) as daemon:
+            ann, other = (Client(daemon.connect(PATH)) for _ in range(2))
+            ann.connect(token=token("ann"))
+            other.connect()
+            answer = ann.ask("rpc", method="double", data={"number": 21})
+            self.assertEqual(answer, {"data": {"doubled": 42}})
+            self.assertEqual(ann.error("rpc", method="halve"), 404)
+            self.assertEqual(other.error("rpc", method="double"), 103)
+
+
 class TokensTests(SynchronousTestCase):
     """Blocks of docs/tokens.md."""
 
@@ -581,9 +600,9 @@ class CommandTests(SynchronousTestCase):
         """Let the block connect to a daemon in memory."""
         self.daemon = Daemon({})
         self.addCleanup(self.daemon.stop)
-        defaults = dict(Client.__init__.__kwdefaults__ or {})
+        defaults = dict(Publisher.__init__.__kwdefaults__ or {})
         defaults["connect"] = FakeNetwork(self.daemon).connect
-        self.patch(Client.__init__, "__kwdefaults__", defaults)
+        self.patch(Publisher.__init__, "__kwdefaults__", defaults)
 
     @runs("docs/command.md: From Python")
     def test_publish(self, names: Names) -> None:

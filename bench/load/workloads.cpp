@@ -200,7 +200,7 @@ void restart(Crowd &crowd, const Options &options, Line &result) {
     crowd.run_for(1);
     gate("connected");
     crowd.run_for(options.number("idle", 30));
-    gate("quiet");
+    gate("full");
     publish(1);
     took.clear();
     gate("start");

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from twisted.internet.endpoints import serverFromString
 from twisted.logger import LogLevel
@@ -219,6 +219,16 @@ def _is_topic(name: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def parse_rpc(given: str | None) -> Callable[..., Any] | None:
+    """Import a function for remote procedure calls, such as ``chat.procedures:call``."""
+    if given is None:
+        return None
+    function = load(given)
+    if not callable(function):
+        raise TypeError(f"must be a function; got a {type(function).__name__}")
+    return cast(Callable[..., Any], function)
 
 
 def parse_authorize(given: str | None) -> AuthorizeFunction | None:

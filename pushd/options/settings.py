@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 from pushd.access.limits import Limits
 from pushd.access.origins import Hosts, Origins
@@ -36,6 +37,7 @@ from pushd.options.parsers import (
     parse_listen,
     parse_personal,
     parse_root_path,
+    parse_rpc,
     parse_secret_file,
     parse_state,
     parse_stragglers,
@@ -541,6 +543,14 @@ class Settings:
         "Topic of each user, such as users/*, where * stands for the user: Centrifuge clients are "
         "subscribed to that of their user, and know it as the channel #USER.",
         default="",
+    )
+    rpc: Callable[..., Any] | None = setting(
+        CENTRIFUGE,
+        "rpc",
+        "MODULE:FUNCTION",
+        parse_rpc,
+        "Your remote procedures: a Python module, and the function in it that is called with a "
+        "request, a method and its data when a Centrifuge client calls one.",
     )
     api_key: bytes | None = setting(
         CENTRIFUGE,

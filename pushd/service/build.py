@@ -26,6 +26,7 @@ from pushd.access.proxies import Proxies
 from pushd.access.throttle import Throttle
 from pushd.api.centrifuge.dependencies import CentrifugeDependencies
 from pushd.api.centrifuge.http_api import HttpApi
+from pushd.api.centrifuge.procedures import Procedures
 from pushd.api.centrifuge.websocket import CentrifugeResource
 from pushd.api.health import Readiness
 from pushd.api.publish import max_batch_body, max_line
@@ -193,7 +194,7 @@ def build(settings: Settings, runtime: Runtime) -> PushService:
     pool = _make_page_pool(inputs)
     application = _build_application(inputs, views, pool)
     topics = _build_topics(inputs, state, views, pool)
-    centrifuge = _build_centrifuge(inputs, state, views, topics)
+    centrifuge = _build_centrifuge(inputs, state, views, topics, pool)
     public = _build_public_site(inputs, topics, application)
     control = control_site(
         runtime.reactor,
@@ -395,9 +396,9 @@ def _make_publishers_factory(inputs: _BuildInputs) -> PushFactory:
 
 
 def _make_page_pool(inputs: _BuildInputs) -> Pool | None:
-    """Make the threads of a WSGI application and of an authorizer; None without either."""
+    """Make the threads of an application, an authorizer and procedures; None without any."""
     settings = inputs.settings
-    if settings.wsgi is None and _find_authorizer(settings) is None:
+    if settings.wsgi is None and settings.rpc is None and _find_authorizer(settings) is None:
         return None
     return inputs.runtime.threads.make_page_pool(settings.wsgi_threads)
 
@@ -437,12 +438,27 @@ def _build_public_site(
 
 
 def _build_centrifuge(
-    inputs: _BuildInputs, state: DaemonState, views: ViewDependencies, topics: TopicDependencies
+    inputs: _BuildInputs,
+    state: DaemonState,
+    views: ViewDependencies,
+    topics: TopicDependencies,
+    pool: Pool | None,
 ) -> CentrifugeDependencies | None:
     """Build what serves Centrifuge clients, and add it to the public port; None if that is off."""
-    settings = inputs.settings
+    settings, runtime, procedures = inputs.settings, inputs.runtime, None
     if not settings.centrifuge:
         return None
+    if settings.rpc is not None and pool is not None:
+        procedures = Procedures(
+            settings.rpc,
+            runtime.reactor,
+            publisher=views.publisher,
+            threads=runtime.threads,
+            pool=pool,
+            limit=(settings.wsgi_threads + 1) // 2,  # As for the authorizer.
+            failed=inputs.counters.view_errors.inc,
+            loop=runtime.loop,
+        )
     dependencies = CentrifugeDependencies(
         state,
         views.authorizer,
@@ -451,6 +467,7 @@ def _build_centrifuge(
         topics.clock,
         personal=settings.centrifuge_personal,
         make_name=_make_name,
+        procedures=procedures,
     )
     path = f"{settings.centrifuge_path}/websocket"
     topics.centrifuge = {path: CentrifugeResource(views, dependencies)}

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from asyncio import AbstractEventLoop
 from collections.abc import Callable
-from functools import partial
 from hashlib import blake2b
-from typing import Any, Protocol
+from typing import Any
 
-from twisted.internet.defer import Deferred, DeferredSemaphore, execute
+from twisted.internet.defer import Deferred, execute
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -18,20 +17,16 @@ from pushd.access.permissions import Answer, Permission, PermissionCache, Questi
 from pushd.access.tokens import Identity
 from pushd.errors import BadRequest, NotPermitted
 from pushd.protocols.http.headers import decode_path
-from pushd.schedule.asyncio_task import call_on_loop
 from pushd.schedule.coroutine import NEEDS_ASYNCIO
-from pushd.schedule.timeouts import TimeoutQueue
 from pushd.topics.publisher import Publisher
+from pushd.views.calls import TIMEOUT, FunctionCall, FunctionCalls, Pool
 from pushd.views.request import Request, fields_of, name_of
-from pushd.views.runner import asks_for_asyncio, runs_on_reactor
-from pushd.views.threads import Bridge, blocking
+from pushd.views.runner import asks_for_asyncio
+from pushd.views.threads import Bridge
 
 # What an authorizer is called with: a Request, the action, and the topic. It returns True, False,
 # a Permission or NotPermitted, or is async def and returns one of these.
 AuthorizeFunction = Callable[..., Any]
-
-#: Seconds after which an answer comes too late.
-TIMEOUT = 10
 
 # Headers that identify no client. All others count when a remembered answer is looked up: an
 # application may use any of them, and no client must get the answer to another.
@@ -63,13 +58,6 @@ _LATE = "the authorizer took too long: try again later"
 _REVOKED = "permissions were revoked meanwhile: try again"
 
 _log = Logger(namespace="pushd.views")
-
-
-class Pool(Protocol):
-    """A thread pool with a queue."""
-
-    def callInThread(self, function: Callable[..., Any], /) -> object:
-        """Call a function in a thread, once one is free."""
 
 
 class TopicAuthorizer:
@@ -107,12 +95,9 @@ class TopicAuthorizer:
         self._clock = clock
         self._now = now
         self._publisher = publisher
-        self._threads = threads
-        self._pool = pool
         self._failed = failed
-        self._free = DeferredSemaphore(limit)
-        self._timeouts: TimeoutQueue[_Call] = TimeoutQueue(
-            clock, timeout=TIMEOUT, expired=_Call.expire
+        self._calls = FunctionCalls(
+            function, clock, threads=threads, pool=pool, limit=limit, loop=loop
         )
         self._cache = cache
         self._loop = loop
@@ -137,40 +122,18 @@ class TopicAuthorizer:
         known = self._cache.get(question)
         if known is not None:
             return execute(self._grant, known)
-        call = _Call(self._cache.revoked, partial(call_on_loop, self._clock, self._loop))
-        self._timeouts.start(call)
-        function = partial(self._function, request, action, topic)
-        if runs_on_reactor(self._function):
-            call.run(function)
-        else:
-            request = blocking(request, self._threads)
-            self._run_in_thread(call, partial(self._function, request, action, topic))
-        call.answered.addBoth(self._settle, call, request, question)
+        revoked = self._cache.revoked
+        call = self._calls.start(request, action, topic)
+        call.answered.addBoth(self._settle, call, revoked, request, question)
         return call.answered
 
-    def _run_in_thread(self, call: _Call, function: Callable[[], Any]) -> None:
-        """Call the function in a thread once one is free, unless that is too late."""
+    def _settle(
+        self, outcome: Any, call: FunctionCall, revoked: int, request: Request, question: Question
+    ) -> Any:
+        """Return the permission in what the function returned. Raises RequestRefused.
 
-        def work() -> None:
-            outcome: Any = None
-            try:
-                if not call.answered.called:
-                    outcome = function()
-            except BaseException:  # SystemExit, too, ends nothing but the request.
-                outcome = Failure()
-            self._threads.call(partial(finished, outcome))
-
-        def finished(outcome: Any) -> None:
-            self._free.release()
-            # A function that looks like a plain one may return a coroutine.
-            call.run(lambda: outcome)
-
-        call.work = free = self._free.acquire()
-        free.addCallbacks(lambda _: self._pool.callInThread(work), lambda _: None)
-
-    def _settle(self, outcome: Any, call: _Call, request: Request, question: Question) -> Any:
-        """Return the permission in what the function returned. Raises RequestRefused."""
-        self._timeouts.stop(call)
+        :param revoked: how many revocations there had been before.
+        """
         if call.is_cancelled:
             return outcome
         fields: dict[str, Any] = {
@@ -201,9 +164,7 @@ class TopicAuthorizer:
                 **fields,
             )
             raise BadRequest(_FAILED, "topic", 500, help="the log has the reason") from None
-        if isinstance(answer, Permission) and self._cache.is_revoked(
-            question, answer, call.revoked
-        ):
+        if isinstance(answer, Permission) and self._cache.is_revoked(question, answer, revoked):
             raise BadRequest(_REVOKED, "topic", 503, {"Retry-After": "1"})
         self._cache.add(question, answer)
         return self._grant(answer)
@@ -215,46 +176,6 @@ class TopicAuthorizer:
         if answer.expires <= self._now():
             raise NotPermitted("permission has expired")
         return answer
-
-
-class _Call:
-    """One call of the function, until it has answered, is late, or its client is gone.
-
-    :param revoked: how many revocations there had been before.
-    :param call: calls a function; returns a Deferred of its result.
-    """
-
-    def __init__(self, revoked: int, call: Callable[[Callable[[], Any]], Deferred[Any]]) -> None:
-        self.revoked = revoked
-        self._call = call
-        #: Fires with what the function returns, or its Failure.
-        self.answered: Deferred[Any] = Deferred(self._cancel)
-        #: What can be cancelled: a wait for a thread, or the function on the reactor.
-        self.work: Deferred[Any] | None = None
-        self.is_cancelled = self.is_late = False
-
-    def run(self, function: Callable[[], Any]) -> None:
-        """Call a function on the reactor, and wait for what it returns."""
-        self.work = self._call(function)
-        self.work.addBoth(self._finish)
-
-    def expire(self) -> None:
-        """Give up: it is late."""
-        self.is_late = True
-        self._end()
-        self._finish(None)
-
-    def _cancel(self, _: object) -> None:
-        self.is_cancelled = True
-        self._end()
-
-    def _end(self) -> None:
-        assert self.work is not None  # It is set as soon as the call is made.
-        self.work.cancel()
-
-    def _finish(self, outcome: Any) -> None:
-        if not self.answered.called:
-            self.answered.callback(outcome)
 
 
 def _read(outcome: Any) -> Answer:

@@ -20,7 +20,7 @@ from websockets.sync.client import connect
 from pushd.access.limits import Limits
 from pushd.api.publish import max_batch_body
 from pushd.topics.history import Retention
-from pushd.topics.scheduled import MAX_BYTES, MAX_SCHEDULED
+from pushd.topics.scheduled import MAX_BYTES, MAX_SCHEDULED, SCHEDULE_GRACE
 from pushd.topics.subscription import LAG_TIMEOUT
 from tests.support.daemon_process import DaemonProcess
 
@@ -115,11 +115,11 @@ def test_commands(shell: Shell) -> None:
             assert '"error"' not in output, (block.text, output)
             if behind.language == "text":
                 assert output.strip() == behind.text.strip(), block.text
-    assert commands == 12
-    # The one with a delay of an hour is cancelled; the other may still be running.
+    assert commands == 13
+    # The one with a delay of an hour is cancelled; of the others, one may still be running.
     left = shell.ask("/schedules")["schedules"]
     assert isinstance(left, list)
-    assert [one["every"] for one in left] in ([0.5], [])
+    assert [one["every"] for one in left] in ([0.5, 0], [0])
 
 
 def test_websocket(shell: Shell) -> None:
@@ -151,6 +151,7 @@ def test_defaults() -> None:
         "--max-buffered": str(Limits().max_buffered),
         "--max-topics": str(Limits().max_topics),
         "--max-present": str(Limits().max_present),
+        "--schedule-grace": str(SCHEDULE_GRACE),
     }
 
 

@@ -340,6 +340,13 @@ class CentrifugeTests(OptionsTestCase):
         for given in ("", "/", "a", "/a//b", "/a?b"):
             self.assert_mistake("centrifuge-path", given, "must be a path such as /connection")
 
+    def test_rpc(self) -> None:
+        """Procedures are a function in a module."""
+        (self.folder / "procedures.py").write_text("text = 'a'\ndef call(*args): pass")
+        self.assertIsNone(parse().rpc)
+        self.assertTrue(callable(parse("--rpc", "procedures:call").rpc))
+        self.assert_mistake("rpc", "procedures:text", "must be a function; got a str")
+
     def test_personal(self) -> None:
         """The topic of a user has one star."""
         self.assertEqual(parse("--centrifuge-personal", "users/*").centrifuge_personal, "users/*")

@@ -25,6 +25,7 @@ centrifuge = true
 centrifuge-personal = "users/*"
 centrifuge-secret = ["secret"]
 api-key = "api-key"
+rpc = "procedures:call"
 demo = false
 max-topics = 2000
 
@@ -36,6 +37,17 @@ match = "**"
 presence = true
 subscribe = "anyone"
 publish = "anyone"
+"""
+
+
+_PROCEDURES = """
+from pushd.views import RpcError
+
+
+def call(request, method, data):
+    if method != "double":
+        raise RpcError(404, "unknown")
+    return {"doubled": 2 * data["number"]}
 """
 
 
@@ -53,6 +65,7 @@ class SdkDaemon(DaemonProcess):
         (folder / "secret").write_bytes(SECRET)
         (folder / "api-key").write_text(API_KEY)
         (folder / "pushd.toml").write_text(_CONFIG)
+        (folder / "procedures.py").write_text(_PROCEDURES)
         options: Sequence[str] = (
             *("--config", "pushd.toml"),
             *("--listen", f"tcp:{port}:interface=127.0.0.1"),

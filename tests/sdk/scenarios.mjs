@@ -75,7 +75,9 @@ const scenarios = {
     const leave = next(subscription, "leave");
     other.unsubscribe();
     assert.ok(both.includes((await leave)[0].info.client));
-    await assert.rejects(one.rpc("method", encode({})), { code: 108 });
+    const { data } = await one.rpc("double", encode({ number: 21 }));
+    assert.deepEqual(decode(data), { doubled: 42 });
+    await assert.rejects(one.rpc("method", encode({})), { code: 404 });
   },
 
   async recovery() {

@@ -52,6 +52,15 @@ class Codec(Hashable, Protocol):
         Raises ValueError if it cannot be published.
         """
 
+    def argument(self, value: Any) -> Any:
+        """Return the data of a procedure call: a value of JSON, or else bytes."""
+
+    def result(self, value: Any) -> Any:
+        """Return what a procedure returned, a value of JSON or bytes, as it stands in a reply.
+
+        Raises ValueError or TypeError if that is impossible.
+        """
+
     def value(self, value: Any) -> Any:
         """Return a value, as for JSON, as it stands in a reply."""
 
@@ -108,6 +117,16 @@ class JsonCodec:
         text = encode_json(value)
         text.encode()
         return text, True
+
+    def argument(self, value: Any) -> Any:
+        """Return a value as it is."""
+        return value
+
+    def result(self, value: Any) -> Any:
+        """Return the JSON of a value; bytes as a string in base64."""
+        if isinstance(value, bytes):
+            return b64encode(value).decode()
+        return JsonText(encode_json(value))
 
     def value(self, value: Any) -> Any:
         """Return a value as it is."""
@@ -167,6 +186,17 @@ class ProtobufCodec:
             return check_json(text), True
         except ValueError:
             return text, False
+
+    def argument(self, value: Any) -> Any:
+        """Return the value of bytes that are JSON; others as they are."""
+        try:
+            return _DECODER.decode(value.decode())
+        except (ValueError, RecursionError):
+            return value
+
+    def result(self, value: Any) -> Any:
+        """Return bytes as they are, and a value as JSON in UTF-8."""
+        return value if isinstance(value, bytes) else encode_json(value).encode()
 
     def value(self, value: Any) -> Any:
         """Return a value as JSON in UTF-8."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import suppress
 from enum import Enum
 from math import inf
 from typing import Any
@@ -41,6 +42,7 @@ from pushd.api.topic_access import Caller, with_identity
 from pushd.errors import BadRequest, BadToken, CommandRefused, Denied, TokenExpired, Unavailable
 from pushd.protocols.websocket.frames import message
 from pushd.protocols.websocket.socket import WebSocket
+from pushd.views.request import Request
 
 _log = Logger(namespace="pushd.api")
 
@@ -65,6 +67,7 @@ class Connection:
     """One client.
 
     :param caller: the client as its request identifies it.
+    :param asking: the request with which it calls procedures; None if there are none.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Connection:
         websocket: WebSocket,
         codec: Codec,
         caller: Caller,
+        asking: Request | None,
     ) -> None:
         self._dependencies = dependencies
         self._websocket = websocket
@@ -82,6 +86,7 @@ class Connection:
         self._state = _State.NEW
         self._channels = Channels(dependencies, websocket, codec, self.name, self._send)
         self._channels.caller = caller
+        self._asking = asking
         # Commands that wait for something.
         self._waiting: set[Deferred[None]] = set()
         # Whether the client has sent anything since the last ping.
@@ -99,6 +104,7 @@ class Connection:
             "presence_stats": self._presence_stats,
             "history": self._history,
             "ping": self._answer_ping,
+            "rpc": self._call,
             "refresh": self._refresh,
             "sub_refresh": self._channels.refresh,
         }
@@ -184,15 +190,14 @@ class Connection:
             self._dependencies.unconnected.stop(self)
             self._begin(id, self._connect(id, command["connect"]))
         elif kinds == ["send"]:
-            pass  # Nothing takes messages.
+            if self._asking is not None:
+                self._begin(id, self._take(command["send"]))
         elif not id:
             self._break("a command must have an id")
         elif kinds == ["subscribe"]:
             self._begin(id, self._subscribe(id, command["subscribe"]))
         elif len(kinds) == 1 and kinds[0] in self._commands_of:
             self._begin(id, self._answer(id, kinds[0], command[kinds[0]]))
-        elif kinds == ["rpc"]:
-            self._refuse(id, CommandRefused(ErrorCode.NOT_AVAILABLE, "not available"))
         elif kinds == ["connect"]:
             self._refuse(id, CommandRefused(ErrorCode.BAD_REQUEST, "already connected"))
         else:
@@ -212,7 +217,7 @@ class Connection:
 
     def _finish(self, result: object, id: int, done: Deferred[None]) -> None:
         self._waiting.discard(done)
-        if not isinstance(result, Failure) or result.check(CancelledError):
+        if not isinstance(result, Failure) or not id or result.check(CancelledError):
             return
         error = result.value
         if isinstance(error, BadRequest | Denied):
@@ -320,6 +325,24 @@ class Connection:
             "epoch": page.last.epoch,
             "offset": page.last.offset,
         }
+
+    async def _call(self, request: dict[str, Any]) -> dict[str, Any]:
+        result = await self._ask(request.get("method", ""), request.get("data"))
+        return {"data": self._codec.result(result)}
+
+    async def _take(self, message: dict[str, Any]) -> None:
+        """Pass on a message, which has no answer."""
+        with suppress(CommandRefused, Denied):
+            await self._ask(None, message.get("data"))
+
+    async def _ask(self, method: str | None, data: Any) -> Any:
+        """Return what the operator's function answers."""
+        procedures, asking = self._dependencies.procedures, self._asking
+        if procedures is None or asking is None:
+            raise CommandRefused(ErrorCode.NOT_AVAILABLE, "there are no procedures (--rpc)")
+        if data is not None:
+            data = self._codec.argument(data)
+        return await procedures.call(asking, self._channels.caller.identity, method, data)
 
     async def _answer_ping(self, request: dict[str, Any]) -> dict[str, Any]:
         return {}

@@ -9,6 +9,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from pushd.access.authorization import Authorizer
 from pushd.access.connections import Closable
+from pushd.api.centrifuge.procedures import Procedures
 from pushd.api.keep_alives import KeepAlives
 from pushd.api.resource import DaemonState
 from pushd.api.topic_access import TopicAccess
@@ -71,6 +72,7 @@ class CentrifugeDependencies:
         *,
         personal: str,
         make_name: Callable[[], str],
+        procedures: Procedures | None = None,
     ) -> None:
         self.state = state
         self.authorizer = authorizer
@@ -78,6 +80,8 @@ class CentrifugeDependencies:
         self.keep_alives = keep_alives
         self.clock = clock
         self.make_name = make_name
+        #: Answers procedure calls; None if nothing does.
+        self.procedures = procedures
         self._personal = personal
         #: The connected clients of this node, by the names of their connections.
         self.clients: dict[str, Client] = {}

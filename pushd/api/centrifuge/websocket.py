@@ -37,7 +37,10 @@ class CentrifugeResource(Resource):
     def render(self, request: Any) -> int:
         """Start a connection, or refuse the handshake."""
         caller = self._dependencies.access.identify(request)
-        match = Match(self._view, {"caller": caller}, Handshakes.REQUIRED)
+        procedures = self._dependencies.procedures
+        asking = None if procedures is None else procedures.make_request(request)
+        parameters = {"caller": caller, "asking": asking}
+        match = Match(self._view, parameters, Handshakes.REQUIRED)
         path = decode_path(request.path).decode()
         ViewResource(self._views, match, path, caller.identity).render(request)
         return NOT_DONE_YET
@@ -70,7 +73,13 @@ class CentrifugeView:
             websocket.accept(PROTOBUF)
         else:
             websocket.accept(JSON if JSON in offered else None)
-        connection = Connection(self._dependencies, websocket, codec, request.parameters["caller"])
+        connection = Connection(
+            self._dependencies,
+            websocket,
+            codec,
+            request.parameters["caller"],
+            request.parameters["asking"],
+        )
         # The connection may last for days; the request holds more memory than everything else.
         del request
         connection.start()

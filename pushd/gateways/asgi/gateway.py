@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from asyncio import AbstractEventLoop, Task
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from contextvars import copy_context
+from types import MappingProxyType
 from typing import Any
 
 from twisted.internet import defer
@@ -32,6 +33,9 @@ _log = Logger(namespace="pushd.gateways")
 
 # The name of a parameter that no route can have: the path as the client sent it.
 _RAW_PATH = "raw path"
+
+# HTTP requests have no such parameter: the path is with the request.
+_NO_PARAMETERS: Mapping[str, Any] = MappingProxyType({})
 
 
 class AsgiGateway:
@@ -61,6 +65,7 @@ class AsgiGateway:
         # has let reading go on: its variables are not for the next request on the connection.
         self._context = copy_context()
         self._view = WebSocketView(self)
+        self._match = Match(self._view, _NO_PARAMETERS, Handshakes.ACCEPTED)
         # The calls for HTTP requests that have not ended.
         self._calls: set[Task[None]] = set()
         self._settled: Deferred[None] | None = None
@@ -69,11 +74,13 @@ class AsgiGateway:
     def find(self, request: Any, path: str) -> IResource:
         """Return the resource for a path that pushd itself does not serve."""
         file = self._files.find(request, path)
-        return file or ApplicationResource(self, path, request.path)
+        return file or ApplicationResource(self, path, self.match(request))
 
-    def websocket_match(self, raw_path: bytes) -> Match:
+    def match(self, request: Any) -> Match:
         """Return the view that serves the WebSockets at a path."""
-        return Match(self._view, {_RAW_PATH: raw_path}, Handshakes.ACCEPTED)
+        if not request.wants_websocket:
+            return self._match
+        return Match(self._view, {_RAW_PATH: request.path}, Handshakes.ACCEPTED)
 
     def complete(self, scope: Scope, request: Request) -> Scope:
         """Add what is not of the request: the application's state, and pushd's extension."""
@@ -143,8 +150,8 @@ class AsgiGateway:
 class ApplicationResource(ViewResource):
     """An application at a URL. Handshakes are served by ``WebSocketView``, all else at once."""
 
-    def __init__(self, gateway: AsgiGateway, path: str, raw_path: bytes) -> None:
-        super().__init__(gateway.views, gateway.websocket_match(raw_path), path)
+    def __init__(self, gateway: AsgiGateway, path: str, match: Match) -> None:
+        super().__init__(gateway.views, match, path)
         self._gateway = gateway
 
     def render(self, request: Any) -> int:

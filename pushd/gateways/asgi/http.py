@@ -61,7 +61,6 @@ class HttpConversation:
         request.sets_own_headers = True
         request.defaultContentType = None
         request.broken_off = self._client_left
-        request.notifyFinish().addErrback(self._client_left)
 
     @property
     def is_gone(self) -> bool:
@@ -183,7 +182,7 @@ class HttpConversation:
         elif not request.responseHeaders.hasHeader(b"content-length"):
             request.responseHeaders.setRawHeaders(b"content-length", [b"%d" % length])
 
-    def _client_left(self, _: object = None) -> None:
+    def _client_left(self) -> None:
         """Tell the application that its client has left."""
         self._state = _State.GONE
         self._wake_receivers()

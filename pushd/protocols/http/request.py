@@ -76,7 +76,8 @@ class ChannelRequest(Request):
     stream: Stream | None = None
     #: The body, if the request is answered while it arrives.
     body: BodyStream | None = None
-    #: Called if the request is refused while it is answered, because of its body.
+    #: Called if the request is refused while it is answered, because of its body, and if its client
+    #: leaves; ``notifyFinish`` would make a Deferred for each request.
     broken_off: Callable[[], object] = staticmethod(lambda: None)
     #: Ends a wait for news: called once the client has closed its side of the connection.
     end_waiting: Callable[[], object] = staticmethod(lambda: None)
@@ -288,6 +289,7 @@ class ChannelRequest(Request):
         """Log that the client left before it was answered."""
         if self._since is not None:
             self.channel.site.log_left(self)
+        self.broken_off()
         super().connectionLost(reason)
 
     def _allow_size(self, size: int) -> bool:

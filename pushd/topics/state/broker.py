@@ -203,20 +203,23 @@ class StoredBroker(MemoryBroker):
         return holding.addErrback(_unwrap)
 
     def stop(self) -> None:
-        """Publish nothing any more; ``close`` then writes what is left."""
+        """Accept nothing any more; what waits is still written, and answered."""
         if not self._stopped:
             self._stopped = True
             self._deliver = _refuse_publication
             while self._written:
                 self._deliver_next()
-            self._refuse(self._take_queue(), _STOPPED)
 
     def close(self) -> Deferred[None]:
         """Write what is left, and forget everything; the Deferred fires when all is on the disk."""
         if self._run:
             ended = self.writer.submit([Statement("UPDATE daemon SET clean = 1")])
             ended.addCallback(lambda _: self._log.remove())
-        return self.writer.stop().addCallback(lambda _: self._forget_all())
+        return self.writer.stop().addCallback(lambda _: self._end())
+
+    def _end(self) -> None:
+        self._refuse(self._take_queue(), self.writer.reason or _STOPPED)
+        self._forget_all()
 
     # At the start
 

@@ -550,7 +550,7 @@ class AlwaysTests(StateTestCase):
         self.assertEqual(len(node.read("t", before)[1]), 2)
 
     def test_stop_amid_write(self) -> None:
-        """A group that is written while the daemon stops is answered; what waits is refused."""
+        """What waits when the daemon stops is still written, and answered; nothing is accepted."""
         node = self.node
         before = node.publish("t", "a")
         node.write()
@@ -560,16 +560,33 @@ class AlwaysTests(StateTestCase):
         node.clock.advance(0)
         waiting = node.broker.publish("t", "late")
         node.broker.stop()
+        self.failureResultOf(node.broker.publish("t", "too late"), Unavailable)
         closed = node.broker.close()
-        self.failureResultOf(waiting, Unavailable)
-        self.failureResultOf(node.broker.publish("t", "late"), Unavailable)
         self.assertNoResult(closed)
         node.disk.go_on()
         self.successResultOf(closed)
         self.assertEqual(len(self.successResultOf(done)), 3)
+        self.assertEqual(self.successResultOf(waiting).offset, 4)
         self.assertEqual(node.clock.getDelayedCalls(), [])
         node.start()
-        self.assertEqual(len(node.read("t", before)[1]), 2)
+        self.assertEqual(len(node.read("t", before)[1]), 3)
+
+    def test_stop_on_full_disk(self) -> None:
+        """What waits when the daemon stops is refused if the disk is full."""
+        node = self.node
+        node.write()
+        node.disk.busy = True
+        node.clock.advance(0)
+        node.broker.follow("t")
+        node.clock.advance(0)
+        done = node.broker.publish("t", "a")
+        node.broker.stop()
+        closed = node.broker.close()
+        node.database.fill()
+        with capturedLogs():
+            node.disk.go_on()
+        self.successResultOf(closed)
+        self.assertIn("disk is full", self.failureResultOf(done, Unavailable).getErrorMessage())
 
     def test_short_history(self) -> None:
         """A topic is not forgotten while its publication is written, however short its history."""
@@ -642,8 +659,12 @@ class StopTests(StateTestCase):
             self.failureResultOf(node.broker.publish("t", "b"), Unavailable)
             self.assertEqual(node.broker.fault(), "the daemon is shutting down")
             node.clock.advance(0)
-            self.failureResultOf(batch, Unavailable)
             self.successResultOf(node.broker.close())
+            if sync == "always":
+                # It was accepted before.
+                self.assertEqual(len(self.successResultOf(batch)), 2)
+            else:
+                self.failureResultOf(batch, Unavailable)
             self.assertTrue(node.disk.stopped)
             self.assertEqual(node.clock.getDelayedCalls(), [])
             node.start()

@@ -1,0 +1,30 @@
+"""Requests to the control port of a daemon, and waiting for its schedules."""
+
+from __future__ import annotations
+
+import json
+from time import monotonic, sleep
+from typing import Any
+from urllib.request import Request, urlopen
+
+from tests.live.attacked_daemon import control_url_of
+from tests.support.daemon_process import DaemonProcess
+
+# Timeout of single steps, in seconds.
+_PATIENCE = 60.0
+
+
+def ask(daemon: DaemonProcess, method: str, path: str, data: bytes | None = None) -> Any:
+    """Make a request, and return the JSON of the answer; None if it has no body."""
+    url = control_url_of(daemon).rstrip("/") + path
+    with urlopen(Request(url, data, method=method), timeout=_PATIENCE) as answer:
+        content = answer.read()
+    return json.loads(content) if content else None
+
+
+def wait_until_finished(daemon: DaemonProcess) -> None:
+    """Wait until no publication is scheduled any more."""
+    deadline = monotonic() + _PATIENCE
+    while ask(daemon, "GET", "/schedules")["schedules"]:
+        assert monotonic() < deadline
+        sleep(0.1)
