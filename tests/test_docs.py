@@ -48,7 +48,16 @@ from tests.support.keyring import secret_keys, token
 from tests.support.loopback import Loopback
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/**/*.md")]
+DOCUMENTS = [
+    *ROOT.glob("*.md"),
+    *ROOT.glob("docs/*.md"),
+    *ROOT.glob("web/*.md"),
+    # Somebody may have run "npm install" there.
+    *(path for path in ROOT.glob("examples/**/*.md") if "node_modules" not in path.parts),
+]
+
+# A page that "make docs" makes of the comments in web/pushd.js, and checks links to.
+MADE = ROOT / "docs/reference/javascript.md"
 
 # The languages of fenced blocks. Add others here, so that no block of Python goes unnoticed.
 # The site's lists of pages are the last.
@@ -199,7 +208,16 @@ class DocumentTests(SynchronousTestCase):
         """Every link has a target."""
         for path in DOCUMENTS:
             for link in re.findall(r"\]\(([^)#:]+)[^):]*\)", path.read_text()):
-                self.assertTrue((path.parent / link).exists(), f"{path}: {link}")
+                target = path.parent / link
+                self.assertTrue(target.exists() or target == MADE, f"{path}: {link}")
+
+    def test_npm(self) -> None:
+        """The hook and the composable in npm.md are those of the examples, which tests compile."""
+        blocks = [body for _, _, body in find_fences(read("docs/npm.md"))]
+        for framework in ("react", "vue"):
+            self.assertIn(read(f"examples/npm/{framework}/src/useTopic.ts"), blocks)
+        config = read("examples/npm/react/vite.config.js").partition("\n")[2]
+        self.assertIn(f"// vite.config.js\n{config}", blocks)
 
     def test_request(self) -> None:
         """The table of requests in views.md lists every attribute."""
