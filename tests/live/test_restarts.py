@@ -229,6 +229,8 @@ async def live_through(ports: Ports, folder: Path, number: signal.Signals) -> Wa
             for _ in range(CLIENTS)
         ]
         daemon = await start(watch, ports, folder)
+        # If something fails, the last one must not be left behind.
+        stack.callback(lambda: daemon.stop())
         tasks = [
             asyncio.create_task(
                 one.poll(public)
