@@ -174,7 +174,7 @@ def test_development(project: Callable[[str], Path], page: Page, tmp_path: Path)
         )
         try:
             assert vite.stdout is not None
-            said = []
+            said, match = [], None
             for line in vite.stdout:
                 said.append(line)
                 if match := re.search(r"http://127\.0\.0\.1:\d+/", line):
