@@ -116,7 +116,7 @@ systemd: systemd-analyze redis  ## Tests under a systemd, in namespaces (1 min);
 	$(if $(filter 0,$(shell id -u)),,sudo )$(BIN)/python -m tests.systemd
 
 .PHONY: browser
-browser: chromium nginx haproxy  ## Tests of the web pages in Chromium
+browser: chromium nginx haproxy .venv/npm/.ready  ## Tests of the web pages in Chromium
 	# By name, as some of them take long.
 	$(BIN)/pytest -v --no-header -n 3 --dist loadfile tests/browser
 
@@ -240,6 +240,26 @@ announce:
 	$(subst $(BIN),.venv/docs/bin,$(INSTALL)) -e '.[docs]' < /dev/null
 	npm install --prefix .venv/docs --no-audit --no-fund --silent \
 		typedoc@0.28 typedoc-plugin-markdown@4 typescript@5 < /dev/null
+	touch $@
+
+# What the examples of the npm package need, except for the package itself: tests install that.
+.venv/npm/.ready: $(wildcard examples/npm/*/package.json) | $(BIN)/pip
+	@echo 'Installing Vite, TypeScript, React and Vue into .venv/npm ...'
+	$(APT_INSTALL)
+	command -v npm > /dev/null || apt_install npm < /dev/null
+	# What Vite needs.
+	if ! node --eval 'const [major, minor] = process.versions.node.split(".");
+			process.exit(Number(major < 20 || (major === "20" && minor < 19)))'; then
+		echo "The tests of the npm package need Node.js 20.19 or newer; got $$(node --version)" >&2
+		exit 1
+	fi
+	rm -rf .venv/npm
+	for file in $^; do
+		folder=.venv/npm/$$(basename $$(dirname $$file))
+		mkdir -p $$folder
+		grep -v '"pushd-client"' $$file > $$folder/package.json
+		npm install --prefix $$folder --no-audit --no-fund --silent < /dev/null
+	done
 	touch $@
 
 # The oldest Django that setup.cfg allows. .venv itself has the newest for this Python.

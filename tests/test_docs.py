@@ -48,10 +48,16 @@ from tests.support.keyring import secret_keys, token
 from tests.support.loopback import Loopback
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")]
+DOCUMENTS = [
+    *ROOT.glob("*.md"),
+    *ROOT.glob("docs/**/*.md"),
+    *ROOT.glob("web/*.md"),
+    # Somebody may have run "npm install" there.
+    *(path for path in ROOT.glob("examples/**/*.md") if "node_modules" not in path.parts),
+]
 
 # The languages of fenced blocks. Add others here, so that no block of Python goes unnoticed.
-LANGUAGES = {"python", "sh", "html", "js", "ini", "nginx", "text", "toml"}
+LANGUAGES = {"python", "sh", "html", "js", "ts", "tsx", "ini", "nginx", "text", "toml"}
 LANGUAGES |= {"{eval-rst}", "{include}", "{toctree}"}  # Directives of the site.
 
 
@@ -193,6 +199,7 @@ class DocumentTests(SynchronousTestCase):
         """Every block names its language."""
         for path in DOCUMENTS:
             for heading, language, _ in find_fences(path.read_text()):
+                # "{include}" is followed by what it includes.
                 self.assertIn(language.partition(" ")[0], LANGUAGES, f"{path}, {heading}")
 
     def test_links(self) -> None:
@@ -200,6 +207,14 @@ class DocumentTests(SynchronousTestCase):
         for path in DOCUMENTS:
             for link in re.findall(r"\]\(([^)#:]+)[^):]*\)", path.read_text()):
                 self.assertTrue((path.parent / link).exists(), f"{path}: {link}")
+
+    def test_npm(self) -> None:
+        """The hook and the composable in npm.md are those of the examples, which tests compile."""
+        blocks = [body for _, _, body in find_fences(read("docs/npm.md"))]
+        for framework in ("react", "vue"):
+            self.assertIn(read(f"examples/npm/{framework}/src/useTopic.ts"), blocks)
+        config = read("examples/npm/react/vite.config.js").partition("\n")[2]
+        self.assertIn(f"// vite.config.js\n{config}", blocks)
 
     def test_request(self) -> None:
         """The table of requests in views.md lists every attribute."""

@@ -25,8 +25,8 @@ export { webSocketURL } from "./transports.js";
  *   bytes were published; `event` is the name of its event, if it has one; `conflated` is the number
  *   of publications that it replaces in a topic of which only the latest value counts.
  * @param {object} [options]
- * @param {Array<"websocket" | "sse" | "longpoll">} [options.transports] The transports to try, the
- *   preferred one first; by default all three, in this order.
+ * @param {ReadonlyArray<"websocket" | "sse" | "longpoll">} [options.transports] The transports to
+ *   try, the preferred one first; by default all three, in this order.
  * @param {() => string | Promise<string>} [options.token] Returns a valid token. Called before
  *   each connection, and again before the token in use expires. If it throws, or takes longer than
  *   10 s, it is called again later.

@@ -112,6 +112,9 @@ _DEMO_FILES = {
     "/play/publish/": ("topics.html", "demo/topics.js", "demo/costs.js"),
 }
 
+# Files of the client's npm package that no page loads. They are in a checkout only.
+_NPM_FILES = ("LICENSE", "README.md", "package.json", "pushd.d.ts")
+
 # Where publications are posted at the public port.
 _TOPICS = b"/topics/"
 
@@ -507,7 +510,8 @@ def _build_application(
 ) -> WsgiGateway | AsgiGateway | None:
     """Build what an application's pages are made with; None without an application."""
     runtime, settings = inputs.runtime, inputs.settings
-    files = ApplicationFiles(StaticFiles(_own_files(settings)), StaticFiles([shipped_client()]))
+    shipped = StaticFiles([shipped_client()], _NPM_FILES)
+    files = ApplicationFiles(StaticFiles(_own_files(settings)), shipped)
     if settings.asgi is not None:
         assert runtime.loop is not None  # --asgi implies --loop asyncio.
         return AsgiGateway(
@@ -609,16 +613,16 @@ def _control_port(reactor: Any, endpoint: str, site: PushdSite) -> PortService:
 
 
 def _hidden_files(settings: Settings) -> tuple[str, ...]:
-    """Files of the bundled client that are not served with ``--demo off``.
+    """Files of the bundled client that are not served.
 
-    The demo's pages, except for those that views of the operator take the place of the demo's for;
-    and the start page, which links to them.
+    What only npm reads; and with ``--demo off`` the demo's pages, except for those that views of
+    the operator take the place of the demo's for, and the start page, which links to them.
     """
     if settings.demo:
-        return ()
+        return _NPM_FILES
     is_free = {path: settings.routes.match(path) is None for path in _DEMO_FILES}
     hidden = [name for path, names in _DEMO_FILES.items() if is_free[path] for name in names]
-    return ("index.html", *hidden)
+    return (*_NPM_FILES, "index.html", *hidden)
 
 
 def _own_files(settings: Settings) -> list[Path]:

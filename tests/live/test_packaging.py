@@ -24,7 +24,12 @@ ROOT = Path(__file__).parents[2]
 TIMEOUT = 60.0
 
 # What a checkout contains that is not in the repository.
-IGNORED = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "_trial_temp*")
+IGNORED = shutil.ignore_patterns(
+    ".*", "__pycache__", "*.egg-info", "build", "dist", "node_modules", "_trial_temp*"
+)
+
+# Files of the client's npm package that are not part of the daemon.
+NPM_FILES = ("LICENSE", "README.md", "package.json", "pushd.d.ts")
 
 PORTS = ("--listen", "tcp:0:interface=127.0.0.1", "--control", "none")
 
@@ -162,7 +167,11 @@ def test_make_apt_lock(tmp_path: Path, failures: list[str], said: int, code: int
 def test_pages(programs: Path, tmp_path: Path) -> None:
     """The installed daemon serves the files of the checkout, byte for byte."""
     folder = ROOT / "web"
-    pages = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+    pages = {
+        str(path.relative_to(folder)): path
+        for path in folder.rglob("*")
+        if path.is_file() and path.name not in NPM_FILES
+    }
     pages |= {"": pages["index.html"], "test/": pages["test.html"]}
     with _started(programs / "twistd", "-n", "--pidfile=", "pushd", *PORTS, cwd=tmp_path) as url:
         served = {name: _fetch(url + name) for name in pages}
@@ -219,6 +228,8 @@ def test_contents(wheel: Path) -> None:
     assert {"pushd/py.typed", "twisted/plugins/pushd_plugin.py"} <= names
     assert "pushd/django/management/commands/runpushd.py" in names
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {"pushd", "twisted"}
+    assert {"pushd/web/pushd.js", "pushd/web/demo/test.js"} <= names
+    assert not {f"pushd/web/{name}" for name in NPM_FILES} & names
     assert not [name for name in names if re.match(r"twisted/.*__init__\.py$", name)]
     assert [name for name in names if name.endswith(".dist-info/licenses/LICENSE")]
 

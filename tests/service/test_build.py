@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from dataclasses import fields
+from os.path import splitext
 from typing import Any
 from urllib.parse import urljoin
 
@@ -271,6 +272,27 @@ class DemoFilesTests(SynchronousTestCase):
             assert answer is not None
             self.assertEqual((answer.status, answer.text), (200, "ours"), path)
         self.assertEqual(self.status(daemon, "/topics.html"), 404)
+
+    def test_npm_package(self) -> None:
+        """Files of the client's npm package that no page loads are not served from a checkout."""
+        client = shipped_client()
+        served = {".css", ".html", ".js", ".svg"}
+        names = {path.name for path in client.iterdir() if path.is_file()}
+        hidden = {name for name in names if splitext(name)[1] not in served}
+        self.assertLess({"package.json", "pushd.d.ts"}, hidden)
+
+        def application(environ: object, start_response: Any) -> list[bytes]:
+            start_response("404 Not Found", [])
+            return []
+
+        daemons = [self.daemon(), self.daemon("--demo", "off"), self.daemon(wsgi=application)]
+        for name in hidden:
+            for daemon in daemons:
+                for path in (f"/{name}", f"/pushd/{name}"):
+                    self.assertEqual(self.status(daemon, path), 404, path)
+        folder = make_folder(self)
+        (folder / "package.json").write_text("ours")
+        self.assertEqual(self.status(self.daemon("--web", str(folder)), "/package.json"), 200)
 
     def test_own_view(self) -> None:
         """With --demo off, a page of the demo stays if a view of the operator is at its path."""
