@@ -1,4 +1,7 @@
-"""A restart that nobody notices: hundreds of subscribers, a publisher, and ten new processes."""
+"""A restart that nobody notices: hundreds of subscribers, a publisher, and new processes.
+
+There are three restarts in each test; ``make restarts`` runs them with ten (``RESTARTS=10``).
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,9 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,7 @@ import pytest
 from pushd.aio import Began, Broken, Client, Message
 from tests.live.test_state import Ports
 from tests.support.daemon_process import DaemonProcess
+from tests.support.redis_server import RedisServer
 
 # Subscribers, their topics, and how many publications a second there are.
 SUBSCRIBERS = 500
@@ -26,8 +31,11 @@ RATE = 200
 # the disk.
 PUBLISHERS = 10
 
-# How often the daemon is restarted, and how long it runs each time, in seconds.
-RESTARTS = 10
+# How many publications there are on a connection: the next may be accepted by another node.
+TURN = 20
+
+# How many restarts there are, and how long all daemons run before each, in seconds.
+RESTARTS = int(os.environ.get("RESTARTS", "3"))
 RUN = 2.0
 
 # Seconds over which connections are closed, and the longest pause of a client before it comes back
@@ -44,13 +52,14 @@ CLIENTS = 4
 
 
 class Watch:
-    """What goes on: when the daemon was last ready, and what went wrong."""
+    """What goes on: since when there is a daemon, and what went wrong."""
 
     def __init__(self) -> None:
         #: What was refused, or came twice or not at all.
         self.faults: list[str] = []
-        #: When the last daemon was ready, and how long after that the last subscriber was back.
+        #: When there was a daemon again after there had been none.
         self.ready = 0.0
+        #: The longest time that a subscriber was away while there was a daemon.
         self.latest = 0.0
         #: Connections that were lost, by transport.
         self.lost = dict.fromkeys(TRANSPORTS, 0)
@@ -94,7 +103,8 @@ class Listener:
         if "50" in reason or "refused" in reason:
             self.watch.faults.append(f"{self.transport}: {reason}")
         self.watch.lost[self.transport] += 1
-        self._lost_at = asyncio.get_running_loop().time()
+        if self._lost_at is None:
+            self._lost_at = asyncio.get_running_loop().time()
 
     def receive(self, data: Any) -> None:
         """Check that nothing is missing, and nothing comes twice."""
@@ -166,7 +176,9 @@ async def publish(watch: Watch, place: str, topics: range, numbers: dict[int, in
     while not watch.ended:
         try:
             async with connection(place) as ask:
-                while not watch.ended:
+                for _ in range(TURN):
+                    if watch.ended:
+                        break
                     due = max(due + PUBLISHERS / RATE, loop.time() - 1)
                     await asyncio.sleep(due - loop.time())
                     topic = topics[(topics.index(topic) + 1) % len(topics)]
@@ -196,24 +208,47 @@ async def publish_again(watch: Watch, place: str, topic: int, number: int) -> bo
     return True
 
 
-async def start(watch: Watch, ports: Ports, folder: Path) -> DaemonProcess:
-    """Start a daemon that loses nothing, whatever happens to it."""
-    daemon = ports.daemon(folder, "--state-sync", "always", "--drain", f"{DRAIN:g}")
-    await asyncio.to_thread(daemon.__enter__)
-    watch.ready = asyncio.get_running_loop().time()
-    return daemon
+class Nodes:
+    """The daemons that accept connections on the same sockets; one after the other is restarted.
+
+    Each function makes one, to be started.
+    """
+
+    def __init__(self, watch: Watch, makes: Sequence[Callable[[], DaemonProcess]]) -> None:
+        self._watch = watch
+        self._makes = makes
+        self._running: list[DaemonProcess] = []
+
+    async def start(self) -> None:
+        """Start all."""
+        for make in self._makes:
+            daemon = make()
+            await asyncio.to_thread(daemon.__enter__)
+            self._running.append(daemon)
+
+    async def restart(self, at: int, number: signal.Signals) -> None:
+        """End one by a signal, and start it again."""
+        at %= len(self._makes)
+        os.kill(self._running[at].pid, number)
+        code = await asyncio.to_thread(self._running[at].wait)
+        assert code == (0 if number == signal.SIGTERM else -number)
+        daemon = self._makes[at]()
+        await asyncio.to_thread(daemon.__enter__)
+        self._running[at] = daemon
+        if len(self._makes) == 1:
+            self._watch.ready = asyncio.get_running_loop().time()
+
+    def stop(self) -> list[int]:
+        """Stop all, and return their exit codes."""
+        return [one.stop() for one in self._running]
 
 
-async def end(daemon: DaemonProcess, number: signal.Signals) -> None:
-    """End a daemon by a signal."""
-    os.kill(daemon.pid, number)
-    code = await asyncio.to_thread(daemon.wait)
-    assert code == (0 if number == signal.SIGTERM else -number)
-
-
-async def live_through(ports: Ports, folder: Path, number: signal.Signals) -> Watch:
+async def live_through(
+    ports: Ports, makes: Sequence[Callable[[], DaemonProcess]], number: signal.Signals
+) -> Watch:
     """Let subscribers and a publisher live through the restarts; return what happened."""
     watch = Watch()
+    nodes = Nodes(watch, makes)
     public, control = ports.place("public"), ports.place("control")
     listeners = [
         Listener(watch, TRANSPORTS[one % 3], f"{one % TOPICS}") for one in range(SUBSCRIBERS)
@@ -228,9 +263,9 @@ async def live_through(ports: Ports, folder: Path, number: signal.Signals) -> Wa
             for transport in ("websocket", "sse")
             for _ in range(CLIENTS)
         ]
-        daemon = await start(watch, ports, folder)
-        # If something fails, the last one must not be left behind.
-        stack.callback(lambda: daemon.stop())
+        # If something fails, none must be left behind.
+        stack.callback(nodes.stop)
+        await nodes.start()
         tasks = [
             asyncio.create_task(
                 one.poll(public)
@@ -245,13 +280,12 @@ async def live_through(ports: Ports, folder: Path, number: signal.Signals) -> Wa
             asyncio.create_task(publish(watch, control, range(at, at + share), numbers))
             for at in range(0, TOPICS, share)
         ]
-        for _ in range(RESTARTS):
+        for at in range(RESTARTS):
             await asyncio.sleep(RUN)
             # A handshake that is under way at a SIGTERM is told to come back later (503).
             while not all(one.is_connected for one in listeners):
                 await asyncio.sleep(0.05)
-            await end(daemon, number)
-            daemon = await start(watch, ports, folder)
+            await nodes.restart(at, number)
         await asyncio.sleep(RUN)
         watch.ended = True
         await asyncio.gather(*publishing)
@@ -260,7 +294,7 @@ async def live_through(ports: Ports, folder: Path, number: signal.Signals) -> Wa
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await end(daemon, signal.SIGTERM)
+        assert not any(await asyncio.to_thread(nodes.stop))
     for task in tasks:
         if not task.cancelled() and (error := task.exception()) is not None:
             raise error
@@ -269,19 +303,39 @@ async def live_through(ports: Ports, folder: Path, number: signal.Signals) -> Wa
     return watch
 
 
-async def in_time(living: Coroutine[Any, Any, Watch]) -> Watch:
-    """Fail if it takes too long."""
-    return await asyncio.wait_for(living, ALL)
+def check(
+    ports: Ports, makes: Sequence[Callable[[], DaemonProcess]], number: signal.Signals
+) -> None:
+    """Check that nobody notices restarts."""
+    living: Coroutine[Any, Any, Watch] = live_through(ports, makes, number)
+    watch = asyncio.run(asyncio.wait_for(living, ALL))
+    assert watch.faults == []
+    assert all(count > RESTARTS * SUBSCRIBERS // 6 for count in watch.lost.values())
+    assert watch.latest < DRAIN + BACKOFF + 5.0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["stopped", "killed"])
+BY_SIGNAL = pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGKILL], ids=["stopped", "killed"]
+)
+
+
+@BY_SIGNAL
 def test_unnoticed(tmp_path: Path, number: signal.Signals) -> None:
-    """No request is refused, and nothing is lost or comes twice, through ten restarts.
+    """No request is refused, and nothing is lost or comes twice, through restarts of a daemon.
 
     Each subscriber is back soon after the next daemon is ready: within its own pause.
     """
     with Ports() as ports:
-        watch = asyncio.run(in_time(live_through(ports, tmp_path, number)))
-    assert watch.faults == []
-    assert all(count > RESTARTS * SUBSCRIBERS // 6 for count in watch.lost.values())
-    assert watch.latest < DRAIN + BACKOFF + 5.0
+        args = ("--state-sync", "always", "--drain", f"{DRAIN:g}")
+        check(ports, [partial(ports.daemon, tmp_path, *args)], number)
+
+
+@BY_SIGNAL
+def test_unnoticed_nodes(tmp_path: Path, number: signal.Signals) -> None:
+    """The same holds for two nodes that share a Redis and are restarted one after the other.
+
+    Each subscriber is soon back at the other node, which goes on.
+    """
+    with RedisServer() as server, Ports() as ports:
+        args = ("--broker", server.url, "--drain", f"{DRAIN:g}")
+        check(ports, [partial(ports.process, tmp_path, *args)] * 2, number)

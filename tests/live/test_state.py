@@ -51,11 +51,17 @@ class Ports:
         return f"127.0.0.1:{self.sockets[name].getsockname()[1]}"
 
     def daemon(self, folder: Path, *args: str) -> DaemonProcess:
+        """Make a daemon on them that keeps its state in a folder, to be started."""
+        return self.process(folder, "--state", str(folder / "state"), *args)
+
+    def process(self, folder: Path, *args: str) -> DaemonProcess:
         """Make a daemon on them, to be started."""
         places = [f"--{option}=systemd:domain=INET:name={name}" for option, name in OPTIONS.items()]
-        state = ["--state", str(folder / "state"), "--history-size", f"{2 * COUNT}"]
         return DaemonProcess(
-            [*places, *state, *args], directory=folder, sockets=self.sockets, patience=PATIENCE
+            [*places, "--history-size", f"{2 * COUNT}", *args],
+            directory=folder,
+            sockets=self.sockets,
+            patience=PATIENCE,
         )
 
     @staticmethod
