@@ -177,8 +177,6 @@ async def publish(watch: Watch, place: str, topics: range, numbers: dict[int, in
         try:
             async with connection(place) as ask:
                 for _ in range(TURN):
-                    if watch.ended:
-                        break
                     due = max(due + PUBLISHERS / RATE, loop.time() - 1)
                     await asyncio.sleep(due - loop.time())
                     topic = topics[(topics.index(topic) + 1) % len(topics)]
