@@ -40,7 +40,7 @@ class Ports:
     """
 
     def __init__(self, beside: Ports | None = None) -> None:
-        self.sockets = {
+        self.sockets: dict[str, socket.socket] = {
             name: self._listen(beside.sockets[name].getsockname()[1] if beside else 0)
             for name in ("public", "control")
         }
