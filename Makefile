@@ -125,7 +125,6 @@ docs: .venv/docs/.ready  ## Build the documentation as a site: build/docs/index.
 	# Both fail for a warning: a link that leads nowhere, a page that no list has.
 	cd docs/reference
 	../../.venv/docs/node_modules/.bin/typedoc --options typedoc.json --out ../../build/javascript
-	cp ../../build/javascript/javascript.md .
 	cd ../..
 	.venv/docs/bin/sphinx-build -q -W --keep-going -d build/doctrees docs build/docs
 	@echo 'make docs: open build/docs/index.html'

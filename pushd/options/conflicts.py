@@ -53,12 +53,20 @@ def _find_two_applications(values: Values) -> Iterator[Conflict]:
         yield Conflict(("wsgi", "asgi"), "only one application can have all other paths")
 
 
+def _find_unused(values: Values) -> Iterator[Conflict]:
+    """Find options for Centrifuge clients of a daemon that serves none."""
+    for name in ("centrifuge-personal", "rpc", "api-key"):
+        if values[name] and not values["centrifuge"]:
+            yield Conflict((name,), "needs --centrifuge on")
+
+
 def find_conflicts(values: Values) -> list[Conflict]:
     """Find all conflicts in the values of all options."""
     return [
         *_find_shared_endpoints(values),
         *_find_wrong_authorizer(values),
         *_find_two_applications(values),
+        *_find_unused(values),
     ]
 
 

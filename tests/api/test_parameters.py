@@ -13,7 +13,7 @@ from tests.support.topic_clients import TopicTestCase, V1WebSocketClient
 CONTROL = (
     ("GET", "/topics", ()),
     ("GET", "/topics/t", ()),
-    ("POST", "/topics/t", ("delay", "every", "count")),
+    ("POST", "/topics/t", ("at", "delay", "every", "count")),
     ("POST", "/publish", ()),
     ("GET", "/connections", ("after",)),
     ("GET", "/connections/1", ()),

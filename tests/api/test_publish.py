@@ -412,7 +412,7 @@ class BatchTests(PublishTestCase):
 
     def test_leaves(self) -> None:
         """A batch is published whole even if the client disconnects meanwhile."""
-        self.patch(broker, "_SLICE", 0)
+        self.patch(broker, "SLICE", 0)
         body = json.dumps({"publications": [{"topic": "t", "data": "x"}] * 3}).encode()
         head = f"POST /publish HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
         settle = self.daemon.settle

@@ -39,6 +39,20 @@ class ConflictTests(OptionsTestCase):
         self.mistake("--listen", "tcp:01", "--control", "tcp:01")
 
 
+class UnusedTests(OptionsTestCase):
+    def test_centrifuge(self) -> None:
+        """What is for Centrifuge clients needs a daemon that serves them."""
+        (self.folder / "key").write_bytes(b"secret")
+        self.module("procedures", "def call(): ...")
+        for option, value in (
+            ("--centrifuge-personal", "users/*"),
+            ("--rpc", "procedures:call"),
+            ("--api-key", "key"),
+        ):
+            self.assertEqual(self.mistake(option, value), f"pushd: {option}: needs --centrifuge on")
+            parse("--centrifuge", "on", option, value)
+
+
 class AuthorizerTests(OptionsTestCase):
     def test_setting(self) -> None:
         """A wrong PUSHD_AUTHORIZE of a Django site is a mistake, unless --authorize is given."""

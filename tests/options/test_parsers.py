@@ -331,7 +331,7 @@ class CentrifugeTests(OptionsTestCase):
         """The key of the API is in a file."""
         self.assertIsNone(parse().api_key)
         Path("key").write_bytes(b"secret\n")
-        self.assertEqual(parse("--api-key", "key").api_key, b"secret")
+        self.assertEqual(parse("--centrifuge=on", "--api-key", "key").api_key, b"secret")
         self.assert_mistake("api-key", "nowhere", "cannot be read")
 
     def test_path(self) -> None:
@@ -344,12 +344,13 @@ class CentrifugeTests(OptionsTestCase):
         """Procedures are a function in a module."""
         (self.folder / "procedures.py").write_text("text = 'a'\ndef call(*args): pass")
         self.assertIsNone(parse().rpc)
-        self.assertTrue(callable(parse("--rpc", "procedures:call").rpc))
+        self.assertTrue(callable(parse("--centrifuge=on", "--rpc", "procedures:call").rpc))
         self.assert_mistake("rpc", "procedures:text", "must be a function; got a str")
 
     def test_personal(self) -> None:
         """The topic of a user has one star."""
-        self.assertEqual(parse("--centrifuge-personal", "users/*").centrifuge_personal, "users/*")
+        settings = parse("--centrifuge=on", "--centrifuge-personal", "users/*")
+        self.assertEqual(settings.centrifuge_personal, "users/*")
         self.assertEqual(parse().centrifuge_personal, "")
         for given in ("users", "*/*", "a b/*"):
             self.assert_mistake("centrifuge-personal", given, "must be a topic with one *")

@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.soak.ledger import Faults
 from tests.soak.publishers import Control
+from tests.soak.samples import Keys
 from tests.soak.wire import get
 from tests.support.daemon_process import DaemonProcess
 from tests.support.redis_server import RedisServer
@@ -22,20 +23,24 @@ from tests.support.redis_server import RedisServer
 ROOT = Path(__file__).parents[2]
 
 # Idempotency keys are kept for five minutes, and would grow for as long: they are left out of the
-# count. What is known of a topic is kept for ten minutes longer than its history. All keys but the
-# one about the server expire.
+# count. What is known of a topic is kept for ten minutes longer than its history. All keys expire
+# but the one about the server, and those of schedules, which are deleted when they are done.
 _COUNT_KEYS = """
-local cursor, counted, histories, lasting = '0', 0, 0, 0
+local cursor, counted, histories, lasting, schedules = '0', 0, 0, 0, 0
 repeat
     local page = redis.call('SCAN', cursor, 'MATCH', 'pushd:*', 'COUNT', 1000)
     cursor = page[1]
     for _, key in ipairs(page[2]) do
-        if not string.find(key, '}:key:', 1, true) then counted = counted + 1 end
-        if string.find(key, '}:history', 1, true) then histories = histories + 1 end
-        if redis.call('PTTL', key) == -1 then lasting = lasting + 1 end
+        if string.find(key, 'pushd:schedule', 1, true) == 1 then
+            schedules = schedules + 1
+        elseif not string.find(key, '}:key:', 1, true) then
+            counted = counted + 1
+            if string.find(key, '}:history', 1, true) then histories = histories + 1 end
+            if redis.call('PTTL', key) == -1 then lasting = lasting + 1 end
+        end
     end
 until cursor == '0'
-return {counted, histories, lasting}
+return {counted, histories, lasting, schedules}
 """
 
 # What is logged as an error although nothing is wrong.
@@ -183,10 +188,9 @@ class Redis:
         self._server.resume()
         self.is_away = False
 
-    def count_keys(self) -> tuple[int, int, int]:
-        """Return how many keys there are, how many are histories, and how many do not expire."""
-        counted, histories, lasting = self._server.ask("EVAL", _COUNT_KEYS, 0)
-        return counted, histories, lasting
+    def count_keys(self) -> Keys:
+        """Count its keys, by what they are."""
+        return Keys(*self._server.ask("EVAL", _COUNT_KEYS, 0))
 
     def memory(self) -> int:
         """Return the memory that it uses, in bytes."""

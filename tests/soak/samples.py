@@ -29,11 +29,12 @@ MEMORY = Resource("memory", "MiB", Allowance(6.0, 0.05))
 DESCRIPTORS = Resource("descriptors beside connections", "", Allowance(8.0), rest=2)
 # Each long poll has one.
 TIMERS = Resource("timers beside those of polls", "", Allowance(12.0, 0.1), rest=4)
-# The pool of views keeps its threads for the next.
-THREADS = Resource("threads", "", Allowance(6.0, 0.1), rest=64)
+# The pool of views keeps its threads, so their number is that of the busiest moment until then.
+THREADS = Resource("threads", "", Allowance(10.0, 0.1), rest=64)
 KEYS = Resource("keys", "", Allowance(8.0, 0.02))
 HISTORIES = Resource("histories", "", Allowance(4.0, 0.02), rest=0)
 LASTING_KEYS = Resource("keys that do not expire", "", Allowance(0.5), rest=0)
+SCHEDULE_KEYS = Resource("keys of schedules", "", Allowance(20.0), rest=4)
 REDIS_MEMORY = Resource("memory", "MiB", Allowance(8.0, 0.1))
 
 _MIB = 1 << 20
@@ -70,13 +71,26 @@ def measure_node(pid: int, metrics: Mapping[str, float]) -> dict[Resource, float
     }
 
 
-def measure_redis(keys: tuple[int, int, int], memory: int) -> dict[Resource, float]:
+@dataclass(frozen=True)
+class Keys:
+    """The keys of a Redis: of topics and all else, those of histories, those that do not expire.
+
+    Those of schedules are counted by themselves, and not among the others.
+    """
+
+    counted: int
+    histories: int
+    lasting: int
+    schedules: int
+
+
+def measure_redis(keys: Keys, memory: int) -> dict[Resource, float]:
     """Name what was measured of a Redis."""
-    counted, histories, lasting = keys
     return {
-        KEYS: counted,
-        HISTORIES: histories,
-        LASTING_KEYS: lasting,
+        KEYS: keys.counted,
+        HISTORIES: keys.histories,
+        LASTING_KEYS: keys.lasting,
+        SCHEDULE_KEYS: keys.schedules,
         REDIS_MEMORY: memory / _MIB,
     }
 

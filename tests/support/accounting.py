@@ -17,7 +17,7 @@ from pushd.testing import Daemon
 # time. (What Memory measures is among the metrics.) And the way from the threads to the test.
 _TOTALS = {
     "AlternatingThreads._call_for_test",
-    "History._floor",
+    "History.floor",
     "History.sequence",
     "Histogram._counts",
     "Histogram.sum",

@@ -87,6 +87,19 @@ class Channels:
     :param send: sends a reply or a push.
     """
 
+    __slots__ = (
+        "_channels",
+        "_client",
+        "_codec",
+        "_dependencies",
+        "_locks",
+        "_send",
+        "_state",
+        "_subscriptions",
+        "_websocket",
+        "caller",
+    )
+
     def __init__(
         self,
         dependencies: CentrifugeDependencies,
@@ -106,8 +119,6 @@ class Channels:
         self._subscriptions = WebSocketSubscriptions(websocket, self._state.hub)
         # By name, those that are asked for among them.
         self._channels: dict[str, Channel] = {}
-        # Their topics: a client may know one by two names.
-        self._topics: set[str] = set()
         self._locks: dict[str, DeferredLock] = {}
         websocket.attach(self._subscriptions, self._end_matching)
         self._state.connections.set_topics(websocket, self._channels)
@@ -252,14 +263,15 @@ class Channels:
                 self._locks.pop(name, None)
 
     def _add(self, name: str, topic: str) -> Channel:
-        if topic in self._topics:
+        # It may know the topic of its user by two names.
+        names = (name, topic, *(one for one in self.personal if self.topic_of(one) == topic))
+        if not self._channels.keys().isdisjoint(names):
             raise CommandRefused(ErrorCode.ALREADY_SUBSCRIBED, "already subscribed")
         most = self._state.limits.max_topics
         if len(self._channels) >= most:
             line = f"a connection may have {most} channels at most (--max-topics)"
             raise CommandRefused(ErrorCode.LIMIT_EXCEEDED, line)
         channel = self._channels[name] = Channel(name, topic, self._expire)
-        self._topics.add(topic)
         return channel
 
     async def _permit(self, channel: Channel, token: str) -> None:
@@ -427,7 +439,6 @@ class Channels:
 
     def _forget(self, name: str) -> None:
         channel = self._channels.pop(name)
-        self._topics.discard(channel.topic)
         self._dependencies.expiries.stop(channel)
         self._subscriptions.unsubscribe(channel.topic)
         watcher, channel.watcher = channel.watcher, None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from enum import Enum
+from functools import cache
 from math import inf
 from typing import Any
 
@@ -70,6 +71,21 @@ class Connection:
     :param asking: the request with which it calls procedures; None if there are none.
     """
 
+    __slots__ = (
+        "_asking",
+        "_channels",
+        "_codec",
+        "_commands",
+        "_dependencies",
+        "_is_heard",
+        "_pings",
+        "_state",
+        "_tokens",
+        "_waiting",
+        "_websocket",
+        "name",
+    )
+
     def __init__(
         self,
         dependencies: CentrifugeDependencies,
@@ -88,26 +104,13 @@ class Connection:
         self._channels.caller = caller
         self._asking = asking
         # Commands that wait for something.
-        self._waiting: set[Deferred[None]] = set()
+        self._waiting: dict[Deferred[None], None] = {}
         # Whether the client has sent anything since the last ping.
         self._is_heard = True
         self._pings = dependencies.keep_alives.every(KEEP_ALIVE_INTERVAL)
-        self._ping = message(codec.ping, binary=codec.binary)
-        now, most = dependencies.clock.seconds, dependencies.state.limits.max_rate
-        # The rate of frames is limited elsewhere; a frame may hold any number of commands.
-        self._commands = TokenBucket(rate=most, burst=_BURST * most, now=now)
-        self._tokens = TokenBucket(rate=_TOKEN_RATE, burst=_TOKEN_BURST, now=now)
-        self._commands_of: Mapping[str, Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]] = {
-            "unsubscribe": self._unsubscribe,
-            "publish": self._publish,
-            "presence": self._presence,
-            "presence_stats": self._presence_stats,
-            "history": self._history,
-            "ping": self._answer_ping,
-            "rpc": self._call,
-            "refresh": self._refresh,
-            "sub_refresh": self._channels.refresh,
-        }
+        # Made when they are first needed: most clients send few commands, and one token.
+        self._commands: TokenBucket | None = None
+        self._tokens: TokenBucket | None = None
         websocket.closings = TRANSLATED
 
     def start(self) -> None:
@@ -137,9 +140,9 @@ class Connection:
             websocket.close_with(NO_PONG)
             return
         self._is_heard = False
-        wire = websocket.wire
-        wire.traffic.bytes_out += len(self._ping)
-        wire.push_frames(self._ping)
+        wire, ping = websocket.wire, _ping_of(self._codec)
+        wire.traffic.bytes_out += len(ping)
+        wire.push_frames(ping)
 
     @property
     def user(self) -> str:
@@ -169,13 +172,22 @@ class Connection:
         except ValueError as error:
             self._break(str(error))
             return
-        if not self._commands.take(len(commands)):
+        if not self._takes(len(commands)):
             self._websocket.close_with(TOO_MANY_REQUESTS)
             return
         for command in commands:
             if self._websocket.is_closed():
                 break
             self._carry_out(command)
+
+    def _takes(self, count: int) -> bool:
+        """Whether as many commands may come now, beside the frame, whose rate is limited itself."""
+        if count < 2:
+            return True
+        if self._commands is None:
+            most, now = self._dependencies.state.limits.max_rate, self._dependencies.clock.seconds
+            self._commands = TokenBucket(rate=most, burst=_BURST * most, now=now)
+        return self._commands.take(count - 1)
 
     def _carry_out(self, command: dict[str, Any]) -> None:
         id = command.pop("id", 0)
@@ -196,7 +208,7 @@ class Connection:
             self._break("a command must have an id")
         elif kinds == ["subscribe"]:
             self._begin(id, self._subscribe(id, command["subscribe"]))
-        elif len(kinds) == 1 and kinds[0] in self._commands_of:
+        elif len(kinds) == 1 and kinds[0] in _ANSWERS:
             self._begin(id, self._answer(id, kinds[0], command[kinds[0]]))
         elif kinds == ["connect"]:
             self._refuse(id, CommandRefused(ErrorCode.BAD_REQUEST, "already connected"))
@@ -212,11 +224,11 @@ class Connection:
             self._refuse(id, CommandRefused(ErrorCode.TOO_MANY_REQUESTS, line, temporary=True))
             return
         done = Deferred.fromCoroutine(work)
-        self._waiting.add(done)
+        self._waiting[done] = None
         done.addBoth(self._finish, id, done)
 
     def _finish(self, result: object, id: int, done: Deferred[None]) -> None:
-        self._waiting.discard(done)
+        del self._waiting[done]
         if not isinstance(result, Failure) or not id or result.check(CancelledError):
             return
         error = result.value
@@ -265,6 +277,9 @@ class Connection:
         channels.start(prepared)
 
     async def _refresh(self, request: dict[str, Any]) -> dict[str, Any]:
+        if self._tokens is None:
+            now = self._dependencies.clock.seconds
+            self._tokens = TokenBucket(rate=_TOKEN_RATE, burst=_TOKEN_BURST, now=now)
         if not self._tokens.take():
             raise CommandRefused(ErrorCode.TOO_MANY_REQUESTS, "too many tokens", temporary=True)
         self._identify(request.get("token", ""))
@@ -280,6 +295,9 @@ class Connection:
         await self._channels.subscribe(
             request, lambda result: self._send({"id": id, "subscribe": result})
         )
+
+    async def _sub_refresh(self, request: dict[str, Any]) -> dict[str, Any]:
+        return await self._channels.refresh(request)
 
     async def _unsubscribe(self, request: dict[str, Any]) -> dict[str, Any]:
         await self._channels.unsubscribe(request)
@@ -378,7 +396,7 @@ class Connection:
         return lifetime(self._dependencies.authorizer, expires)
 
     async def _answer(self, id: int, kind: str, request: dict[str, Any]) -> None:
-        self._send({"id": id, kind: await self._commands_of[kind](request)})
+        self._send({"id": id, kind: await _ANSWERS[kind](self, request)})
 
     def _refuse(self, id: int, refused: CommandRefused) -> None:
         error: dict[str, Any] = {"code": refused.code, "message": refused.message}
@@ -393,3 +411,25 @@ class Connection:
     def _break(self, reason: str) -> None:
         """Close, as the client breaks the protocol."""
         self._websocket.close_with(bad_request(reason))
+
+
+@cache
+def _ping_of(codec: Codec) -> bytes:
+    """Return the frame of a ping."""
+    return message(codec.ping, binary=codec.binary)
+
+
+# What answers the commands of a connected client, but for subscribe.
+_ANSWERS: Mapping[
+    str, Callable[[Connection, dict[str, Any]], Coroutine[Any, Any, dict[str, Any]]]
+] = {
+    "unsubscribe": Connection._unsubscribe,
+    "publish": Connection._publish,
+    "presence": Connection._presence,
+    "presence_stats": Connection._presence_stats,
+    "history": Connection._history,
+    "ping": Connection._answer_ping,
+    "rpc": Connection._call,
+    "refresh": Connection._refresh,
+    "sub_refresh": Connection._sub_refresh,
+}

@@ -38,9 +38,14 @@ class CentrifugeSubscriber(TopicSubscriber):
 
     def subscribed(self, topic: str, id: Id, recovered: bool) -> None:
         """Tell that the subscription has begun."""
-        self._began(id, recovered)
+        began, self._began = self._began, _ignore
+        began(id, recovered)
         WebSocketSubscriber.subscribed(self, topic, id, recovered)
 
     def subscription_lost(self) -> None:
         """Tell that it has ended."""
         self._lost(self.keeps_up())
+
+
+def _ignore(id: Id, recovered: bool) -> None:
+    """Stand for a callback that was called, so that what it refers to takes no memory."""
