@@ -6,8 +6,9 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 from pushd.aio import Began, Broken, Client, Message
 from tests.live.test_state import Ports
 from tests.support.daemon_process import DaemonProcess
+from tests.support.redis_server import RedisServer
 
 # Subscribers, their topics, and how many publications a second there are.
 SUBSCRIBERS = 500
@@ -196,12 +198,17 @@ async def publish_again(watch: Watch, place: str, topic: int, number: int) -> bo
     return True
 
 
-async def start(watch: Watch, ports: Ports, folder: Path) -> DaemonProcess:
-    """Start a daemon that loses nothing, whatever happens to it."""
-    daemon = ports.daemon(folder, "--state-sync", "always", "--drain", f"{DRAIN:g}")
+async def start(watch: Watch, ports: Ports, folder: Path, args: Sequence[str]) -> DaemonProcess:
+    """Start a daemon, with further options."""
+    daemon = ports.daemon(folder, "--drain", f"{DRAIN:g}", *args)
     await asyncio.to_thread(daemon.__enter__)
     watch.ready = asyncio.get_running_loop().time()
     return daemon
+
+
+def cycle_places(nodes: Sequence[Ports], name: str) -> Iterator[str]:
+    """Yield the places of a socket of the nodes in turn, without an end."""
+    return cycle([ports.place(name) for ports in nodes])
 
 
 async def end(daemon: DaemonProcess, number: signal.Signals) -> None:
@@ -211,10 +218,16 @@ async def end(daemon: DaemonProcess, number: signal.Signals) -> None:
     assert code == (0 if number == signal.SIGTERM else -number)
 
 
-async def live_through(ports: Ports, folder: Path, number: signal.Signals) -> Watch:
-    """Let subscribers and a publisher live through the restarts; return what happened."""
+async def live_through(
+    nodes: Sequence[Ports], folder: Path, number: signal.Signals, *args: str
+) -> Watch:
+    """Let subscribers and publishers live through the restarts; return what happened.
+
+    :param nodes: the ports of each daemon, which are restarted one after the other.
+    :param args: options of the daemons that let them lose nothing, whatever happens to them.
+    """
     watch = Watch()
-    public, control = ports.place("public"), ports.place("control")
+    publics, controls = cycle_places(nodes, "public"), cycle_places(nodes, "control")
     listeners = [
         Listener(watch, TRANSPORTS[one % 3], f"{one % TOPICS}") for one in range(SUBSCRIBERS)
     ]
@@ -223,17 +236,19 @@ async def live_through(ports: Ports, folder: Path, number: signal.Signals) -> Wa
         # A client has a hundred event streams at most.
         clients = [
             await stack.enter_async_context(
-                Client(f"http://{public}", timeout=PATIENCE, transports=[transport])
+                Client(f"http://{next(publics)}", timeout=PATIENCE, transports=[transport])
             )
             for transport in ("websocket", "sse")
             for _ in range(CLIENTS)
         ]
-        daemon = await start(watch, ports, folder)
-        # If something fails, the last one must not be left behind.
-        stack.callback(lambda: daemon.stop())
+        daemons: list[DaemonProcess] = []
+        # If something fails, none must be left behind.
+        stack.callback(lambda: [one.stop() for one in daemons])
+        for ports in nodes:
+            daemons.append(await start(watch, ports, folder, args))
         tasks = [
             asyncio.create_task(
-                one.poll(public)
+                one.poll(next(publics))
                 if one.transport == "longpoll"
                 else one.follow(clients[TRANSPORTS.index(one.transport) * CLIENTS + at % CLIENTS])
             )
@@ -242,16 +257,17 @@ async def live_through(ports: Ports, folder: Path, number: signal.Signals) -> Wa
         await asyncio.gather(*(one.began.wait() for one in listeners))
         share = TOPICS // PUBLISHERS
         publishing = [
-            asyncio.create_task(publish(watch, control, range(at, at + share), numbers))
+            asyncio.create_task(publish(watch, next(controls), range(at, at + share), numbers))
             for at in range(0, TOPICS, share)
         ]
-        for _ in range(RESTARTS):
+        for restart in range(RESTARTS):
             await asyncio.sleep(RUN)
             # A handshake that is under way at a SIGTERM is told to come back later (503).
             while not all(one.is_connected for one in listeners):
                 await asyncio.sleep(0.05)
-            await end(daemon, number)
-            daemon = await start(watch, ports, folder)
+            which = restart % len(nodes)
+            await end(daemons[which], number)
+            daemons[which] = await start(watch, nodes[which], folder, args)
         await asyncio.sleep(RUN)
         watch.ended = True
         await asyncio.gather(*publishing)
@@ -260,7 +276,8 @@ async def live_through(ports: Ports, folder: Path, number: signal.Signals) -> Wa
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await end(daemon, signal.SIGTERM)
+        for daemon in daemons:
+            await end(daemon, signal.SIGTERM)
     for task in tasks:
         if not task.cancelled() and (error := task.exception()) is not None:
             raise error
@@ -274,14 +291,31 @@ async def in_time(living: Coroutine[Any, Any, Watch]) -> Watch:
     return await asyncio.wait_for(living, ALL)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["stopped", "killed"])
+SIGNALS = pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGKILL], ids=["stopped", "killed"]
+)
+
+
+@SIGNALS
 def test_unnoticed(tmp_path: Path, number: signal.Signals) -> None:
     """No request is refused, and nothing is lost or comes twice, through ten restarts.
 
     Each subscriber is back soon after the next daemon is ready: within its own pause.
     """
     with Ports() as ports:
-        watch = asyncio.run(in_time(live_through(ports, tmp_path, number)))
+        living = live_through([ports], tmp_path, number, "--state-sync", "always")
+        watch = asyncio.run(in_time(living))
     assert watch.faults == []
     assert all(count > RESTARTS * SUBSCRIBERS // 6 for count in watch.lost.values())
+    assert watch.latest < DRAIN + BACKOFF + 5.0
+
+
+@SIGNALS
+def test_two_nodes(tmp_path: Path, number: signal.Signals) -> None:
+    """The same holds for two nodes with a Redis, which are restarted in turn."""
+    with RedisServer() as redis, Ports() as one, Ports() as other:
+        living = live_through([one, other], tmp_path, number, "--broker", redis.url)
+        watch = asyncio.run(in_time(living))
+    assert watch.faults == []
+    assert all(count > RESTARTS * SUBSCRIBERS // 12 for count in watch.lost.values())
     assert watch.latest < DRAIN + BACKOFF + 5.0
