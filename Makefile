@@ -137,7 +137,7 @@ conformance: .venv/.dev  ## Run the Autobahn|Testsuite (10 min); needs Python 2.
 	$(BIN)/python -m tests.conformance.run
 
 .PHONY: asgi
-asgi: redis .venv/asgi/.ready  ## Serve ASGI applications of many frameworks (2 min); "live" has two
+asgi: redis .venv/asgi/.ready  ## Serve ASGI applications of many frameworks (2 min); "live" has three
 	.venv/asgi/bin/pytest -q -n 4 --dist loadfile tests/live/asgi tests/live/test_asgi.py
 
 .PHONY: sdk

@@ -164,6 +164,7 @@ PYTEST_FILES = {
     "test_demo.py": "docs/testing.md: Testing views",
     "test_news.py": "docs/testing.md: Publishing, and the control port",
     "test_asyncio_news.py": "docs/asyncio.md: Testing",
+    "test_shop.py": "docs/asgi.md: Testing",
     "test_chat.py": "docs/testing.md: A chat with two browsers",
 }
 
@@ -872,7 +873,7 @@ class TestingTests(SynchronousTestCase):
 
 
 class PytestTests(SynchronousTestCase):
-    """The pytest tests in docs/testing.md and docs/asyncio.md pass."""
+    """The pytest tests in docs/testing.md, docs/asyncio.md and docs/asgi.md pass."""
 
     def test_pytest(self) -> None:
         """Each block is a file that pytest runs, with the fixture of the installed pushd."""
@@ -881,6 +882,8 @@ class PytestTests(SynchronousTestCase):
         place = Path(folder.name)
         (place / "chat.py").write_text(read("examples/chat.py"))
         (place / "news.py").write_text(BLOCKS["docs/asyncio.md: asyncio"].source)
+        (place / "shop").mkdir()
+        (place / "shop" / "main.py").write_text(BLOCKS[_FRAMEWORK].source)
         for file, name in PYTEST_FILES.items():
             (place / file).write_text(BLOCKS[name].source)
         done = subprocess.run(
@@ -892,7 +895,7 @@ class PytestTests(SynchronousTestCase):
             check=False,
         )
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
-        self.assertIn("5 passed", done.stdout)
+        self.assertIn("6 passed", done.stdout)
 
 
 def _public(kind: type) -> set[str]:

@@ -82,20 +82,19 @@ class ControlTopicResource(AsyncResource):
             error = "server is shutting down; scheduled publications are not accepted"
             raise BadRequest(error, "schedules", 503)
         try:
-            scheduled = self._state.scheduled.add(
+            state = await self._state.scheduled.keep(
                 draft,
                 delay=times["delay"],
                 at=times["at"],
                 every=times["every"],
                 count=None if count is None else int(count),
             )
-            state = await scheduled.kept()
         except ValueError as error:
             # Its first word is the name of the argument.
             raise BadRequest(error, str(error).split()[0]) from None
         except TooManyScheduled as error:
             raise BadRequest(error, "schedules", 503, {"Retry-After": "60"}) from None
-        location = {"Location": f"/schedules/{scheduled.id}"}
+        location = {"Location": f"/schedules/{state.id}"}
         return json_response(202, schedule_json(state), location)
 
 

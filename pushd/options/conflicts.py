@@ -54,7 +54,9 @@ def _find_two_applications(values: Values) -> Iterator[Conflict]:
 
 
 def _find_unused(values: Values) -> Iterator[Conflict]:
-    """Find options for Centrifuge clients of a daemon that serves none."""
+    """Find options of what the daemon does not serve: an ASGI application, Centrifuge clients."""
+    if values["root-path"] and values["asgi"] is None:
+        yield Conflict(("root-path",), "needs --asgi")
     for name in ("centrifuge-personal", "rpc", "api-key"):
         if values[name] and not values["centrifuge"]:
             yield Conflict((name,), "needs --centrifuge on")

@@ -233,6 +233,49 @@ class ScheduledPublications:
         out of range. At the limit of schedules, their data or their rate it raises
         TooManyScheduled, or the handle's ``kept()`` fails with it.
         """
+        schedule = self._check(draft, delay, at, every, count)
+        return ScheduledPublication(schedule, self._store, self._store.add(schedule))
+
+    def keep(
+        self,
+        draft: Draft,
+        *,
+        delay: float | None = None,
+        at: float | None = None,
+        every: float | None = None,
+        count: int | None = None,
+    ) -> Deferred[ScheduleState]:
+        """Do the same as ``add``, for one who waits until it is kept: give the state as it is kept.
+
+        Raises, or fails with, the same errors, and with Unavailable; none of them is logged.
+        """
+        return self._store.add(self._check(draft, delay, at, every, count))
+
+    def describe(self, id: str) -> Deferred[ScheduleState | None]:
+        """Give the state of a pending schedule, or None."""
+        return self._store.describe(id)
+
+    def all(self) -> Deferred[list[ScheduleState]]:
+        """Give the states of all pending schedules, the oldest first."""
+        return self._store.all()
+
+    def cancel(self, id: str) -> Deferred[bool]:
+        """Cancel a schedule; give False if there is none with this id."""
+        return self._store.cancel(id)
+
+    def stop(self) -> Deferred[None]:
+        """Stop to publish, and log each schedule that is lost, with what it still had."""
+        return self._store.stop().addCallback(_log_lost)
+
+    def _check(
+        self,
+        draft: Draft,
+        delay: float | None,
+        at: float | None,
+        every: float | None,
+        count: int | None,
+    ) -> Schedule:
+        """Return what is to be published. Raises ValueError, as ``add`` does."""
         if at is not None and delay is not None:
             raise ValueError("at and delay cannot be given together")
         # Computed seconds may also be a Decimal or a Fraction.
@@ -251,26 +294,9 @@ class ScheduledPublications:
             )
         if count is not None and not (isinstance(count, int) and 1 <= count <= MAX_COUNT):
             raise ValueError(f"count must be an integer from 1 to {MAX_COUNT}; got {count}")
-        schedule = Schedule(
+        return Schedule(
             id=self._make_id(), draft=draft, delay=delay, at=at, every=every or 0, count=count or 1
         )
-        return ScheduledPublication(schedule, self._store, self._store.add(schedule))
-
-    def describe(self, id: str) -> Deferred[ScheduleState | None]:
-        """Give the state of a pending schedule, or None."""
-        return self._store.describe(id)
-
-    def all(self) -> Deferred[list[ScheduleState]]:
-        """Give the states of all pending schedules, the oldest first."""
-        return self._store.all()
-
-    def cancel(self, id: str) -> Deferred[bool]:
-        """Cancel a schedule; give False if there is none with this id."""
-        return self._store.cancel(id)
-
-    def stop(self) -> Deferred[None]:
-        """Stop to publish, and log each schedule that is lost, with what it still had."""
-        return self._store.stop().addCallback(_log_lost)
 
     def _check_time(self, at: float) -> None:
         ahead = at - self._wall()

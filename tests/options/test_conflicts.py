@@ -52,6 +52,11 @@ class UnusedTests(OptionsTestCase):
             self.assertEqual(self.mistake(option, value), f"pushd: {option}: needs --centrifuge on")
             parse("--centrifuge", "on", option, value)
 
+    def test_root_path(self) -> None:
+        """--root-path is for an ASGI application alone; / is the same as none."""
+        self.assertEqual(self.mistake("--root-path", "/shop"), "pushd: --root-path: needs --asgi")
+        self.assertEqual(parse("--root-path", "/").root_path, "")
+
 
 class AuthorizerTests(OptionsTestCase):
     def test_setting(self) -> None:

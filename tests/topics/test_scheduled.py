@@ -151,6 +151,20 @@ class ScheduledPublicationsTests(SynchronousTestCase):
         self.assertEqual((event["event"], event["error"]), ("timed_push_refused", "no disk"))
         self.assertNotIn("secret", str(events))
 
+    def test_keep(self) -> None:
+        """One who waits until it is kept is told of an error, which is not logged."""
+        kept = self.scheduled.keep(Draft("t", "x"), delay=1)
+        state = ScheduleState("id", "t", 1, 0, 0, 1001)
+        self.store.answers[0].callback(state)
+        self.assertIs(self.successResultOf(kept), state)
+        refused = self.scheduled.keep(Draft("t", "x"), every=1, count=2)
+        with capturedLogs() as events:
+            self.store.answers[1].errback(Unavailable("no disk"))
+        self.failureResultOf(refused, Unavailable)
+        self.assertEqual(events, [])
+        self.assertEqual([one.count for one in self.store.schedules], [1, 2])
+        self.assertRaises(ValueError, self.scheduled.keep, Draft("t", "x"), delay=-1)
+
     def test_cancel(self) -> None:
         """A handle cancels its schedule at the store."""
         self.assertTrue(self.successResultOf(self.scheduled.add(Draft("t", "x")).cancel()))

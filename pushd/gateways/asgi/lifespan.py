@@ -17,8 +17,9 @@ _log = Logger(namespace="pushd.gateways")
 class Lifespan:
     """Runs an application from before its first request until after its last one.
 
-    An application that raises an exception before it has said whether it has started does not use
-    the protocol; it serves requests all the same.
+    An application that raises an exception before it has said whether it has started serves
+    requests all the same, as the protocol has it. Unless it had asked for the event
+    ``lifespan.startup``, it does not use the protocol; if it had, the exception is logged.
     """
 
     def __init__(self, application: Application, loop: AbstractEventLoop) -> None:
@@ -70,6 +71,13 @@ class Lifespan:
         except BaseException:  # Whatever it is ends the application's life, and nothing else.
             if self._started.done():
                 _log.failure("the application failed in its lifespan", event="lifespan_failed")
+            elif self._asked_to_start:
+                self.state = None
+                _log.failure(
+                    "the application failed at its start, and serves requests all the same; to "
+                    "stop pushd, it must send lifespan.startup.failed",
+                    event="lifespan_failed",
+                )
             else:
                 self.state = None
                 _log.debug(

@@ -129,6 +129,19 @@ class LifespanTests(EventLoopTestCase):
         self.assertIsNone(life.state)
         self.assertTrue(self.stop())
 
+    def test_raises_at_start(self) -> None:
+        """An exception after lifespan.startup is logged, and the application is served without."""
+
+        async def application(scope: Scope, receive: Receive, send: Send) -> None:
+            await receive()
+            raise LookupError
+
+        life = self.start(application)
+        self.assertTrue(self.started.done())
+        self.assertIsNone(life.state)
+        self.assertEqual(len(self.flushLoggedErrors(LookupError)), 1)
+        self.assertTrue(self.stop())
+
     def test_fails_later(self) -> None:
         """An exception after the start is logged; the application goes on without a lifespan."""
 
