@@ -38,11 +38,12 @@ apt_install() {
 endef
 
 # Options for "make run", such as ARGS='--listen tcp:9000', for "make bench", "make fuzz" and
-# "make soak".
+# "make soak". RESTARTS is how many there are in each test of "make restarts".
 ARGS ?=
 BENCH ?=
 FUZZ ?=
 SOAK ?=
+RESTARTS ?= 10
 
 ##@ Main targets
 
@@ -93,8 +94,8 @@ live: systemd-analyze nginx haproxy caddy redis  ## Tests with real sockets and 
 	# More workers than cores, as these tests mostly wait. One file runs in one worker: those that
 	# take longest come first.
 	$(BIN)/pytest -q -n 6 --dist loadfile --no-loadscope-reorder \
-		$(addprefix tests/live/test_,attacks.py proxies.py tls.py redis_presence.py \
-		redis_broker.py slow_links.py packaging.py topics.py) tests/live \
+		$(addprefix tests/live/test_,attacks.py proxies.py tls.py restarts.py \
+		redis_presence.py redis_broker.py slow_links.py packaging.py topics.py) tests/live \
 		$(addprefix tests/sdk/test_,python.py cent.py)
 
 .PHONY: slow-paths
@@ -150,6 +151,10 @@ fuzz: .venv/.dev  ## Look for input that breaks pushd, 10 min; FUZZ='--minutes 6
 .PHONY: soak
 soak: redis .venv/.dev  ## See that nothing leaks or is lost, an hour; SOAK='--minutes 5'
 	$(BIN)/python -m tests.soak $(SOAK)
+
+.PHONY: restarts
+restarts: redis .venv/.dev  ## Restart daemons under load, ten times in each way (4 min); "live" does so 3 times
+	RESTARTS=$(RESTARTS) $(BIN)/pytest -v --no-header tests/live/test_restarts.py
 
 .PHONY: format
 format: .venv/.dev  ## Reformat the code and apply ruff's fixes

@@ -34,10 +34,16 @@ KILLS = 5
 
 
 class Ports:
-    """The listening sockets of a daemon that is restarted: no connection is refused meanwhile."""
+    """The listening sockets of a daemon that is restarted: no connection is refused meanwhile.
 
-    def __init__(self) -> None:
-        self.sockets = {name: self._listen() for name in ("public", "control")}
+    Those of a node beside another are at the same ports: the kernel distributes connections.
+    """
+
+    def __init__(self, beside: Ports | None = None) -> None:
+        self.sockets: dict[str, socket.socket] = {
+            name: self._listen(beside.sockets[name].getsockname()[1] if beside else 0)
+            for name in ("public", "control")
+        }
 
     def __enter__(self) -> Ports:
         return self
@@ -51,17 +57,24 @@ class Ports:
         return f"127.0.0.1:{self.sockets[name].getsockname()[1]}"
 
     def daemon(self, folder: Path, *args: str) -> DaemonProcess:
+        """Make a daemon on them that keeps its state in a folder, to be started."""
+        return self.process(folder, "--state", str(folder / "state"), *args)
+
+    def process(self, folder: Path, *args: str) -> DaemonProcess:
         """Make a daemon on them, to be started."""
         places = [f"--{option}=systemd:domain=INET:name={name}" for option, name in OPTIONS.items()]
-        state = ["--state", str(folder / "state"), "--history-size", f"{2 * COUNT}"]
         return DaemonProcess(
-            [*places, *state, *args], directory=folder, sockets=self.sockets, patience=PATIENCE
+            [*places, "--history-size", f"{2 * COUNT}", *args],
+            directory=folder,
+            sockets=self.sockets,
+            patience=PATIENCE,
         )
 
     @staticmethod
-    def _listen() -> socket.socket:
+    def _listen(port: int) -> socket.socket:
         listener = socket.socket()
-        listener.bind(("127.0.0.1", 0))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.bind(("127.0.0.1", port))
         listener.listen(1024)
         return listener
 
