@@ -284,12 +284,15 @@ def test_killed(daemons: Daemons) -> None:
     for number, daemon in enumerate(daemons.running):
         path = "/topics/ticks?every=0.01&count=1500"
         ask(daemon, "POST", path, f"{number}".encode())
-    for _ in range(3):
+    killed = 0
+    # On a busy machine, the schedules may be finished before three daemons have been started.
+    while killed < 3 and ask(daemons.running[0], "GET", "/schedules")["schedules"]:
         sleep(1.5)
         # The one that has been running for longer has the schedules.
         daemons.kill(daemons.running[0])
-        assert len(ask(daemons.running[0], "GET", "/schedules")["schedules"]) == 2
+        killed += 1
         daemons.start()
+    assert killed
     wait_until_finished(daemons.running[0])
     assert time() - begin >= 1499 * 0.01
     made = read_topic(daemons.running[1], first)

@@ -128,19 +128,20 @@ class Listener:
 
     async def poll(self, place: str) -> None:
         """Subscribe by long polls, each on the same connection as long as there is one."""
-        last = ""
+        # The first is answered at once, with the position from which to go on.
+        query = "wait=0"
         while True:
             try:
                 async with connection(place) as ask:
                     while True:
-                        status, found = await ask("GET", f"/topics/{self.topic}?wait=20{last}", b"")
+                        status, found = await ask("GET", f"/topics/{self.topic}?{query}", b"")
                         if status != 200:
                             self.is_lost(f"{status}")
                             break
                         self.has_begun(found["recovered"])
                         for publication in found["publications"]:
                             self.receive(publication["data"])
-                        last = f"&after={found['id']}"
+                        query = f"wait=20&after={found['id']}"
             except ConnectionResetError:
                 self.is_lost("reset")
 

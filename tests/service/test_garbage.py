@@ -129,6 +129,7 @@ class GarbageServiceTests(SynchronousTestCase):
         service = GarbageService(self.clock)
         before = gc.get_threshold()
         service.startService()
+        self.addCleanup(gc.freeze)  # As tests/conftest.py does.
         self.addCleanup(service.stopService)
         self.assertGreater(gc.get_freeze_count(), 0)
         circle: list[object] = []
