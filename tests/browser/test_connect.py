@@ -395,7 +395,8 @@ def test_presence_in_polls(page: Page, fake: Fake) -> None:
     asked = "\n".join(map(str, fake.asked))
     versions = re.findall(r"presence=(\d+)", asked)
     assert versions[0] == "1"
-    assert len(set(versions)) == 4
+    # Of no list, of nobody, and of the first two; the poll after the last may be still to come.
+    assert len(set(versions)) in (4, 5)
 
 
 def test_after_close(page: Page, fake: Fake) -> None:
