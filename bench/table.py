@@ -41,7 +41,7 @@ def tabulate_ratios(
 ) -> str:
     """Format the ratios of our figure to each rival's: below 1, ours is lower.
 
-    Measures that no rival shares have no row; if there are none, the table is empty.
+    A measure that no rival shares has no row. Without any row, an empty text is returned.
     """
     others = [rival for rival in rivals if rival.name != ours]
     rows = [["", *(rival.title for rival in others)]]
