@@ -1,4 +1,4 @@
-"""Requests to the control port of a daemon, and waiting for its schedules."""
+"""Requests to a daemon: to its control port, for its schedules, and for what a topic has kept."""
 
 from __future__ import annotations
 
@@ -28,3 +28,20 @@ def wait_until_finished(daemon: DaemonProcess) -> None:
     while ask(daemon, "GET", "/schedules")["schedules"]:
         assert monotonic() < deadline
         sleep(0.1)
+
+
+def read_topic(daemon: DaemonProcess, topic: str, after: str) -> list[str]:
+    """Return what was published to a topic after an id, of which nothing may be missing.
+
+    One poll may give a part of it only.
+    """
+    found: list[str] = []
+    while True:
+        url = f"{daemon.url}topics/{topic}?after={after}&wait=0"
+        with urlopen(url, timeout=_PATIENCE) as answer:
+            said = json.load(answer)
+        assert said["recovered"]
+        if not said["publications"]:
+            return found
+        found += [one["data"] for one in said["publications"]]
+        after = said["id"]

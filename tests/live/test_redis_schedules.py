@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -13,7 +12,6 @@ from pathlib import Path
 from signal import SIGCONT, SIGKILL, SIGSTOP
 from time import monotonic, sleep, time
 from typing import Any
-from urllib.request import urlopen
 
 import pytest
 import pytest_twisted
@@ -25,7 +23,7 @@ from pushd.topics.redis.address import parse_broker
 from pushd.topics.redis.broker import RedisBroker
 from pushd.topics.redis.scripts import RedisNames
 from pushd.topics.redis.session import open_session
-from tests.live.control_port import ask, wait_until_finished
+from tests.live.control_port import ask, read_topic, wait_until_finished
 from tests.support.daemon_process import DaemonProcess
 from tests.support.redis_server import RedisServer
 from tests.support.schedule_contract import RULES, Rule, ScheduleNode, finished, made_repeatedly
@@ -261,21 +259,6 @@ def daemons(tmp_path: Path) -> Iterator[Daemons]:
         yield Daemons(server, tmp_path, stack)
 
 
-def read_topic(daemon: DaemonProcess, first: str) -> list[str]:
-    """Return what was published to a topic after an id."""
-    found: list[str] = []
-    after = first
-    while True:
-        url = f"{daemon.url}topics/ticks?after={after}&wait=0"
-        with urlopen(url, timeout=PATIENCE) as answer:
-            said = json.load(answer)
-        assert said["recovered"]
-        if not said["publications"]:
-            return found
-        found += [one["data"] for one in said["publications"]]
-        after = said["id"]
-
-
 def test_killed(daemons: Daemons) -> None:
     """Of two daemons, one is killed in the middle, again and again: each tick is made once."""
     daemons.start()
@@ -295,7 +278,7 @@ def test_killed(daemons: Daemons) -> None:
     assert killed
     wait_until_finished(daemons.running[0])
     assert time() - begin >= 1499 * 0.01
-    made = read_topic(daemons.running[1], first)
+    made = read_topic(daemons.running[1], "ticks", first)
     assert {data: made.count(data) for data in made} == {"0": 1500, "1": 1500}
 
 
@@ -315,7 +298,7 @@ def test_suspended(daemons: Daemons) -> None:
         suspended, other = other, suspended
     wait_until_finished(other)
     assert time() - begin >= 1499 * 0.01
-    assert read_topic(other, first) == ["x"] * 1500
+    assert read_topic(other, "ticks", first) == ["x"] * 1500
 
 
 def test_nobody(daemons: Daemons) -> None:
@@ -328,7 +311,7 @@ def test_nobody(daemons: Daemons) -> None:
     sleep(3)
     daemon = daemons.start()
     deadline = monotonic() + 5
-    while read_topic(daemon, first) != ["late"]:
+    while read_topic(daemon, "ticks", first) != ["late"]:
         assert monotonic() < deadline
         sleep(0.05)
     (listed,) = ask(daemon, "GET", "/schedules")["schedules"]
