@@ -75,7 +75,8 @@ unit: .venv/.dev  ## The in-memory tests, with 100 % line and branch coverage
 	# Not pytest-cov: pytest loads pushd's own plugin before pytest-cov would start to measure.
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest -q -n 2 tests \
-		--ignore tests/live --ignore tests/browser --ignore tests/systemd --ignore tests/sdk
+		--ignore tests/live --ignore tests/browser --ignore tests/systemd --ignore tests/sdk \
+		--ignore tests/debian
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 
@@ -170,8 +171,55 @@ compare: .venv/.run  ## Measure this checkout against another, BASE=DIR; BENCH='
 	$(BIN)/python -m bench.compare $(BASE) . $(BENCH)
 
 .PHONY: options
-options: .venv/.dev  ## Update the table of options in docs/operations.md
+options: .venv/.dev  ## Update what is made from the options: a table in docs, and manual pages
 	$(BIN)/python -m tests.support.options_table
+	$(BIN)/python -m tests.support.man_pages
+
+.PHONY: deb
+deb:  ## Build a Debian package in dist/, for this version of Debian (1 min)
+	@$(APT_INSTALL)
+	# python3-venv belongs to /usr/bin/python3, with which the package runs.
+	dpkg --status debhelper python3-venv > /dev/null 2>&1 ||
+		apt_install debhelper dpkg-dev python3-venv < /dev/null
+	rm -rf build/deb
+	mkdir -p build/deb/pushd dist
+	cp -r deploy pushd twisted web LICENSE NEWS.md README.md pyproject.toml setup.cfg build/deb/pushd
+	cd build/deb/pushd
+	find . -name __pycache__ -prune -exec rm -r {} +
+	cp -r deploy/debian debian
+	# A release candidate comes before its release: 1.0~rc1 before 1.0.
+	version=$$(sed -n 's/^__version__ = "\([^"]*\)"$$/\1/p' pushd/__init__.py | sed 's/\(a\|b\|rc\|\.dev\)/~\1/')
+	printf '%s\n' "pushd ($$version) unstable; urgency=medium" '' \
+		'  * See /usr/share/doc/pushd/NEWS.md.gz.' '' \
+		" -- the pushd authors <pushd@example.org>  $$(date -R)" > debian/changelog
+	# Neither the flags of make nor a Python environment of the caller.
+	env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME="$$HOME" LC_ALL=C.UTF-8 \
+		$$(env | grep -iE '^(pip_|https?_proxy|no_proxy|ssl_cert)' || true) \
+		dpkg-buildpackage --build=binary --no-sign
+	cd ../../..
+	rm -f dist/pushd_*.deb
+	mv build/deb/pushd_*.deb dist/
+	@echo "make deb: install it with: apt install ./$$(echo dist/pushd_*.deb)"
+
+.PHONY: deb-test
+deb-test: deb systemd-analyze  ## Install, upgrade and purge that package under a systemd; needs root
+	@$(APT_INSTALL)
+	command -v lintian > /dev/null || apt_install lintian < /dev/null
+	# Not as root: lintian would say that this is not safe.
+	lintian --allow-root --fail-on error,warning dist/pushd_*.deb
+	$(if $(filter 0,$(shell id -u)),,sudo )$(BIN)/python -m tests.debian
+
+.PHONY: pins
+pins: | $(BIN)/pip  ## Update the dependencies of the Debian package and the container image
+	$(BIN)/python -m venv .venv/pins
+	.venv/pins/bin/pip install -qq --disable-pip-version-check uv
+	{
+		echo '# The dependencies of the Debian package and the container image: made by "make pins".'
+		.venv/pins/bin/uv pip compile setup.cfg --quiet --universal --python-version 3.11 --upgrade \
+			--extra centrifuge --extra client --extra redis --extra uvloop \
+			--generate-hashes --no-header --no-annotate
+	} > build/requirements.txt
+	mv build/requirements.txt deploy/requirements.txt
 
 .PHONY: clean
 clean:  ## Remove everything that the other targets created
@@ -182,7 +230,7 @@ clean:  ## Remove everything that the other targets created
 .PHONY: help
 help:  ## Show this list
 	@awk -F ':.*## ' '/^##@/ { printf "\n%s\n", substr($$0, 5) } \
-		/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+		/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: announce
 announce:
