@@ -40,6 +40,9 @@ class FakeNetwork:
         """Make a connection, as ``pushd.client.connect`` does."""
         self.addresses.append(f"{scheme}://{host}:{port}")
         self.timeout = timeout
+        if scheme == "unix":
+            # The control port, as if it was on a Unix socket.
+            return _FakeConnection(self, "localhost", 8081, timeout)
         return _FakeConnection(self, host, port, timeout)
 
     def pause(self, seconds: float) -> None:
