@@ -60,6 +60,17 @@ examples:
   pushdctl tail news --after $(pushdctl last-id news)
 """
 
+_HEALTH = """\
+examples:
+  pushdctl health                         is it ready for traffic?
+  pushdctl health --live                  does it answer at all?
+  pushdctl health --control unix:/run/pushd/control.sock
+  pushdctl health --url http://127.0.0.1:8080/about/
+                                          is this page served? Works with --control none
+
+  Exit code 0 means yes, 1 means no: as a container's HEALTHCHECK wants it.
+"""
+
 _RULES = """\
 examples:
   pushdctl rules chat/7                   what the configuration file says of this topic
@@ -226,6 +237,8 @@ def make_parser(environ: Mapping[str, str]) -> Parser:
     help = "Print the id after which a subscriber of a topic misses nothing from now on."
     last_id = add("last-id", commands.last_id, help, _LAST_ID)
     _add_topic(last_id)
+    help = "Say whether the daemon is ready for traffic; exits with 1 if not."
+    _fill_health(add("health", commands.health, help, _HEALTH), environ)
     topics = add("topics", commands.topics, "List the topics.")
     help = "Show the rule that holds for a topic."
     rules = add("rules", commands.rules, help, _RULES)
@@ -304,6 +317,22 @@ def _fill_tail(command: Parser, environ: Mapping[str, str]) -> None:
     _add_json(command)
 
 
+def _fill_health(command: Parser, environ: Mapping[str, str]) -> None:
+    command.add_argument(
+        "--live", action="store_true", help="ask only whether it is alive, not whether it is ready"
+    )
+    command.add_argument(
+        "--timeout",
+        metavar="S",
+        type=_seconds,
+        default=5,
+        help="seconds that each step of the request may take (default: %(default)s)",
+    )
+    command.add_argument("--url", help="URL of a page to get in place of asking the control port")
+    _add_control(command, environ)
+    _add_json(command)
+
+
 def _fill_close(command: Parser, environ: Mapping[str, str]) -> None:
     command.add_argument(
         "id", metavar="ID", type=_integer, help="id of the connection: see pushdctl connections"
@@ -359,7 +388,8 @@ def _add_control(command: Parser, environ: Mapping[str, str]) -> None:
         metavar="URL",
         # Not PUSHD_CONTROL: that is an option of the daemon, and an endpoint instead of a URL.
         default=environ.get("PUSHD_CONTROL_URL", _CONTROL),
-        help="URL of the control port (PUSHD_CONTROL_URL; default: %(default)s)",
+        help="URL of the control port, or unix: and the path of its socket (PUSHD_CONTROL_URL; "
+        "default: %(default)s)",
     )
 
 

@@ -38,9 +38,9 @@ def run(arguments: Sequence[str], runtime: commands.CommandRuntime) -> int:
     except (PushdError, ValueError) as error:
         hint = ""
         if isinstance(error, Unreachable):
-            option = "--url or PUSHD_URL"
-            if given.action is not commands.tail:
-                option = "--control or PUSHD_CONTROL_URL"
+            option = "--control or PUSHD_CONTROL_URL"
+            if getattr(given, "url", None) is not None:
+                option = "--url or PUSHD_URL" if given.action is commands.tail else "--url"
             hint = f"; is the daemon running? Its address is set with {option}"
         # The text may be from a server; that about mistakes in options has a line for each.
         lines = "\n".join(map(commands.printable, str(error).split("\n")))

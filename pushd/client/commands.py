@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, TextIO
 
 from pushd.client.client import Began, Client, Message
-from pushd.client.http import Connect
+from pushd.client.http import Connect, HttpClient, split_url, unix_path
 from pushd.errors import UsageError
 
 # What ``publish`` publishes, as the ``Content-Type`` of a request says it.
 _TEXT, _JSON, _BYTES = "text/plain", "application/json", "application/octet-stream"
 CONTENT_TYPES = (_TEXT, _JSON, _BYTES)
+
+# The most seconds that a health check can wait: more is a mistake in the unit.
+_LONGEST_TIMEOUT = 600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +85,36 @@ def last_id(given: Namespace, runtime: CommandRuntime) -> None:
         print_json([{"topic": given.topic, "id": id}], runtime.stdout)
     else:
         print(printable(id), file=runtime.stdout)
+
+
+def health(given: Namespace, runtime: CommandRuntime) -> None:
+    """Print whether the daemon is ready, or a page of it is served; raises an error if not."""
+    if not 0 < given.timeout <= _LONGEST_TIMEOUT:
+        limit = f"must be a number of seconds above 0, up to {_LONGEST_TIMEOUT:g}"
+        raise UsageError(f"--timeout {given.timeout:g}: {limit}")
+    if given.url is None:
+        client = Client(given.control, timeout=given.timeout, connect=runtime.connect)
+        found = client.health(live=given.live)
+    else:
+        _fetch_page(given.url, given.timeout, runtime.connect)
+        found = {"status": "served"}
+    if given.json:
+        print_json([found], runtime.stdout)
+    else:
+        print(printable(str(found["status"])), file=runtime.stdout)
+
+
+def _fetch_page(url: str, timeout: float, connect: Connect) -> None:
+    """Get a page, to its end; raises Refused if its status is not 2xx."""
+    origin, target = url, "/"
+    if unix_path(url) is None:
+        parts = split_url(url)
+        origin = f"{parts.scheme}://{parts.netloc}"
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    with HttpClient(origin, token=None, connect=connect).open(
+        "GET", target, timeout=timeout
+    ) as response:
+        response.read()
 
 
 def topics(given: Namespace, runtime: CommandRuntime) -> None:
