@@ -88,10 +88,22 @@ class HttpClient:
         Raises Refused if the status is not 2xx. While the body is read, errors of the network
         become Unreachable, and so does a ValueError, because pushd sends no such body.
         """
-        target = f"{self._path}{path}" + (f"?{urlencode(query)}" if query else "")
+        with self.connection(timeout) as connection:
+            self.send(connection, method, path, query, body, headers)
+            yield self.receive(connection)
+
+    @contextmanager
+    def connection(self, timeout: float) -> Iterator[HTTPConnection]:
+        """Give a connection that is not open yet, and close it at the end.
+
+        Errors of the network become Unreachable, and so does a ValueError, because pushd sends
+        nothing that raises one.
+
+        :param timeout: seconds that each step may take.
+        """
         connection = self._connect(self._scheme, self._host, self._port, timeout)
         try:
-            yield self._send(connection, method, target, body, headers or {})
+            yield connection
         except ValueError:
             raise self.not_pushd() from None
         except (OSError, HTTPException) as error:
@@ -99,28 +111,34 @@ class HttpClient:
         finally:
             connection.close()
 
-    def not_pushd(self) -> Unreachable:
-        """Return the error for a response that pushd does not send."""
-        return Unreachable(f"{self._url} does not respond as pushd does")
-
-    def _send(
+    def send(
         self,
         connection: HTTPConnection,
         method: str,
-        target: str,
-        body: bytes | None,
-        headers: Mapping[str, str],
-    ) -> HTTPResponse:
+        path: str,
+        query: Mapping[str, object] | None = None,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Send a request. Raises PushdError if it cannot be written, for a wrong token."""
+        target = f"{self._path}{path}" + (f"?{urlencode(query)}" if query else "")
         authorization = {"Authorization": f"Bearer {self._token}"} if self._token else {}
         try:
-            connection.request(method, target, body, {**authorization, **headers})
+            connection.request(method, target, body, {**authorization, **(headers or {})})
         except ValueError as error:
             raise PushdError(str(error)) from None
+
+    def receive(self, connection: HTTPConnection) -> HTTPResponse:
+        """Return the response, whose body has not been read. Raises Refused if it is not 2xx."""
         response = connection.getresponse()
         if 200 <= response.status < 300:
             return response
         wait = response.getheader("Retry-After")
         raise read_refusal(response.status, response.reason, wait, response.read())
+
+    def not_pushd(self) -> Unreachable:
+        """Return the error for a response that pushd does not send."""
+        return Unreachable(f"{self._url} does not respond as pushd does")
 
     def _explain(self, error: Exception) -> str:
         if isinstance(error, TimeoutError):

@@ -231,14 +231,17 @@ def test_command_document(start: Callable[..., Shell], tail: Callable[..., Tail]
     (shell.folder / "cat.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     listening = tail(shell, "news")
     listening.wait_for(listening.errors, "subscribed")
-    commands, checks, asked = blocks("command.md", "sh")
-    (_, answer) = blocks("command.md", "text")
+    commands, checks, loads, asked = blocks("command.md", "sh")
+    (*_, answer) = blocks("command.md", "text")
     output = shell.run(commands)
     listening.wait_for(listening.printed, r"\tit is noon$")
     listening.wait_for(listening.printed, r"\ttick$", 10)
     listening.wait_for(listening.errors, "reconnecting in")
     checks = checks.replace("http://127.0.0.1:8080", shell.public)
     assert shell.run(checks) == "ready\nalive\nserved\n"
+    lines = shell.run(loads).splitlines()
+    assert "1000 in " in lines[1]
+    assert json.loads(lines[4])["deliveries"] == 1000
     assert "images/7" in output
     assert "/topics/news" in output
     listening.wait_for(listening.errors, "subscribed", 2)
