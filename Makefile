@@ -91,7 +91,7 @@ django: .venv/.django  ## The Django tests on the oldest supported Django; "unit
 	PYTHONPATH=.venv/django $(BIN)/pytest -q tests/django
 
 .PHONY: live
-live: systemd-analyze nginx haproxy caddy redis  ## Tests with real sockets and processes, proxies and Redis
+live: systemd-analyze nginx haproxy caddy redis zsh fish  ## Tests with real sockets and processes, proxies and Redis
 	# More workers than cores, as these tests mostly wait. One file runs in one worker: those that
 	# take longest come first.
 	$(BIN)/pytest -q -n 6 --dist loadfile --no-loadscope-reorder \
@@ -377,9 +377,10 @@ chromium: .venv/.dev
 		}
 	fi < /dev/null
 
-# The tests start their own proxies; the services that Debian's packages start are left alone.
-.PHONY: nginx haproxy caddy
-nginx haproxy caddy:
+# The tests start their own proxies; the services that Debian's packages start are left alone. Two
+# shells complete commands.
+.PHONY: nginx haproxy caddy zsh fish
+nginx haproxy caddy zsh fish:
 	@$(APT_INSTALL)
 	if ! PATH=$$PATH:/usr/sbin command -v $@ > /dev/null; then
 		echo 'Installing $@ ...'
