@@ -210,7 +210,7 @@ deb-test: deb systemd-analyze  ## Install, upgrade and purge that package under 
 	$(if $(filter 0,$(shell id -u)),,sudo )$(BIN)/python -m tests.debian
 
 .PHONY: containers
-containers: .venv/containers/.ready  ## Build the container image and run it, without Docker (3 min); needs root
+containers: .venv/containers/.ready nginx redis  ## Build the container image and run it, without Docker (3 min); needs root
 	@$(APT_INSTALL)
 	/usr/bin/python3 -c 'import ensurepip, venv' 2> /dev/null || apt_install python3-venv < /dev/null
 	.venv/containers/bin/hadolint deploy/Dockerfile

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.containers.compose import SERVICES
 from tests.containers.container import Container
 from tests.containers.image import Image, build
 from tests.support.systemd_machine import run
@@ -22,10 +23,10 @@ def pytest_sessionstart() -> None:
 
 @pytest.fixture(scope="session")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
-    """Build the image."""
+    """Build the image, with what the site of the compose file needs."""
     folder = tmp_path_factory.mktemp("image")
     run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", folder)
-    yield build(folder)
+    yield build(folder, SERVICES["pushd"]["build"]["args"]["PACKAGES"])
     run("umount", "--recursive", "--lazy", folder)
 
 

@@ -25,7 +25,7 @@ from tests.support.systemd_machine import run
 #: Seconds within which all that is waited for must come.
 PATIENCE = 60.0
 
-_NAMESPACES = ("--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "--kill-child")
+_NAMESPACES = ("--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child")
 
 _DEVICES = ("null", "zero", "full", "random", "urandom")
 
@@ -44,6 +44,8 @@ class Container:
     group: int = USER
     #: Folders of this machine, by the paths at which the container has them.
     volumes: Mapping[str, Path] = field(default_factory=dict)
+    #: Another process, whose network it has; None for a network of its own.
+    network: int | None = None
     _process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -78,9 +80,13 @@ class Container:
             "env": self._environment,
         }
         (self.folder / "mount").mkdir(exist_ok=True)
+        network = ["unshare", "--net"]
+        if self.network is not None:
+            network = ["nsenter", "--target", str(self.network), "--net"]
+        command = ["unshare", *_NAMESPACES, sys.executable, "-m", __name__, json.dumps(settings)]
         with (self.folder / "log").open("wb") as log:
             self._process = subprocess.Popen(
-                ["unshare", *_NAMESPACES, sys.executable, "-m", __name__, json.dumps(settings)],
+                [*network, *command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
