@@ -56,6 +56,9 @@ DOCUMENTS = [
     *(path for path in ROOT.glob("examples/**/*.md") if "node_modules" not in path.parts),
 ]
 
+# Documents all of whose blocks are run by tests/live/test_tutorials.py.
+TUTORIALS = {"docs/tutorial-django.md", "docs/tutorial-fastapi.md"}
+
 # The languages of fenced blocks. Add others here, so that no block of Python goes unnoticed.
 LANGUAGES = {"python", "sh", "html", "js", "ts", "tsx", "ini", "nginx", "text", "toml"}
 LANGUAGES |= {"{eval-rst}", "{include}", "{toctree}"}  # Directives of the site.
@@ -155,6 +158,7 @@ def read(document: str) -> str:
 BLOCKS = {
     name: block
     for path in DOCUMENTS
+    if str(path.relative_to(ROOT)) not in TUTORIALS
     for name, block in find_blocks(str(path.relative_to(ROOT)), path.read_text()).items()
 }
 # Blocks that have a test here.
