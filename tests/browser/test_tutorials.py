@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, HttpCredentials, Page, expect
 
 from tests.support.held_port import held_port
 from tests.support.tutorial import Tutorial
@@ -77,7 +77,7 @@ def test_fastapi(browser: Browser, tmp_path: Path) -> None:
     with begin("tutorial-fastapi.md", 8080, tmp_path) as (tutorial, url):
         tutorial.do("1. Install", "2. Write the application", "3. Make a key", "4. Write the page")
         tutorial.step()
-        ann = {"username": "ann", "password": "ann"}
+        ann: HttpCredentials = {"username": "ann", "password": "ann"}
         with browser.new_context(http_credentials=ann) as context:
             page = context.new_page()
             page.goto(f"{url}/")

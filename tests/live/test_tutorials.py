@@ -27,7 +27,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a wheel of this checkout."""
     folder = tmp_path_factory.mktemp("wheel")
     shutil.copytree(ROOT, folder / "source", ignore=IGNORED)
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, "./source"]
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "./source"]
     subprocess.run(command, cwd=folder, check=True, timeout=TIMEOUT)
     [wheel] = folder.glob("*.whl")
     return wheel
@@ -41,6 +41,8 @@ def start(wheel: Path, tmp_path: Path) -> Iterator[Start]:
         def begin(document: str, port: int) -> tuple[Tutorial, str]:
             public, control = (stack.enter_context(held_port()) for _ in range(2))
             environment = {
+                # Most of what is installed is never imported.
+                "PIP_NO_COMPILE": "1",
                 "PUSHD_LISTEN": f"tcp:{public}:interface=127.0.0.1",
                 "PUSHD_CONTROL": f"tcp:{control}:interface=127.0.0.1",
                 "PUSHD_CONTROL_URL": f"http://127.0.0.1:{control}",

@@ -20,7 +20,7 @@ from tests.support.fences import find_fences
 DOCS = Path(__file__).parents[2] / "docs"
 
 # Seconds that a command may take, and a server to start or to end.
-TIMEOUT = 300.0
+TIMEOUT = 200.0
 
 # The first line of a file: a comment with its path, from the folder in which commands run.
 _HEAD = re.compile(r"(?:# |<!-- |// |/\* )([\w./-]+\.\w+)(, at the end)?(?: -->| \*/)?\n")
