@@ -2,44 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from playwright.sync_api import Browser, HttpCredentials, Page, expect
 
-from tests.support.held_port import held_port
-from tests.support.tutorial import Tutorial
+from tests.support.tutorial import begin
 
 # tests/live/test_tutorials.py does these: they take long.
-INSTALLING = ("python3 -m venv", "manage.py test", "-m pytest")
-
-
-@contextmanager
-def begin(document: str, port: int, folder: Path) -> Iterator[tuple[Tutorial, str]]:
-    """Begin a tutorial; give the URL at which it will serve."""
-    with ExitStack() as stack:
-        public, control = (stack.enter_context(held_port()) for _ in range(2))
-        environment = {
-            "PUSHD_LISTEN": f"tcp:{public}:interface=127.0.0.1",
-            "PUSHD_CONTROL": f"tcp:{control}:interface=127.0.0.1",
-            "PUSHD_CONTROL_URL": f"http://127.0.0.1:{control}",
-        }
-        tutorial = stack.enter_context(
-            Tutorial(
-                document,
-                folder,
-                ports={port: public, 8081: control},
-                environment=environment,
-                skipped=INSTALLING,
-            )
-        )
-        yield tutorial, f"http://127.0.0.1:{public}"
+SKIPPED = ("python3 -m venv", "manage.py test", "-m pytest")
 
 
 def test_django(page: Page, browser: Browser, tmp_path: Path) -> None:
     """What the staff change in the admin is on the customer's page at once, and after a restart."""
-    with begin("tutorial-django.md", 8000, tmp_path) as (tutorial, url):
+    with begin("tutorial-django.md", 8000, tmp_path, skipped=SKIPPED) as (tutorial, url):
         tutorial.do("1. Install", "2. Create the project", "3. Publish when an order is saved")
         tutorial.do("4. Write the page", "5. Let customers read their own topic only")
         tutorial.step()
@@ -74,7 +49,7 @@ def log_in(page: Page, url: str, name: str) -> None:
 
 def test_fastapi(browser: Browser, tmp_path: Path) -> None:
     """What the staff change is on the customer's page at once, and after a restart."""
-    with begin("tutorial-fastapi.md", 8080, tmp_path) as (tutorial, url):
+    with begin("tutorial-fastapi.md", 8080, tmp_path, skipped=SKIPPED) as (tutorial, url):
         tutorial.do("1. Install", "2. Write the application", "3. Make a key", "4. Write the page")
         tutorial.step()
         ann: HttpCredentials = {"username": "ann", "password": "ann"}

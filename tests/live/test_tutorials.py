@@ -7,8 +7,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -16,10 +16,7 @@ import pytest
 from websockets.sync.client import ClientConnection, connect
 
 from tests.live.test_packaging import IGNORED, ROOT
-from tests.support.held_port import held_port
-from tests.support.tutorial import TIMEOUT, Tutorial
-
-Start = Callable[[str, int], tuple[Tutorial, str]]
+from tests.support.tutorial import TIMEOUT, begin
 
 
 @pytest.fixture(scope="module")
@@ -33,27 +30,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return wheel
 
 
-@pytest.fixture
-def start(wheel: Path, tmp_path: Path) -> Iterator[Start]:
-    """Return a function that begins a tutorial, and gives the URL at which it will serve."""
-    with ExitStack() as stack:
-
-        def begin(document: str, port: int) -> tuple[Tutorial, str]:
-            public, control = (stack.enter_context(held_port()) for _ in range(2))
-            environment = {
-                # Most of what is installed is never imported.
-                "PIP_NO_COMPILE": "1",
-                "PUSHD_LISTEN": f"tcp:{public}:interface=127.0.0.1",
-                "PUSHD_CONTROL": f"tcp:{control}:interface=127.0.0.1",
-                "PUSHD_CONTROL_URL": f"http://127.0.0.1:{control}",
-            }
-            ports = {port: public, 8081: control}
-            tutorial = Tutorial(
-                document, tmp_path, ports=ports, environment=environment, wheel=wheel
-            )
-            return stack.enter_context(tutorial), f"http://127.0.0.1:{public}"
-
-        yield begin
+def open_browser(url: str, auth: tuple[str, str] | None = None) -> httpx.Client:
+    """Return what asks as a browser does, perhaps with a name and a password."""
+    return httpx.Client(
+        base_url=url, auth=auth, follow_redirects=True, timeout=TIMEOUT, trust_env=False
+    )
 
 
 def subscribe(url: str, topic: str, **headers: str) -> ClientConnection:
@@ -67,49 +48,48 @@ def subscribe(url: str, topic: str, **headers: str) -> ClientConnection:
     )
 
 
-def test_django(start: Start) -> None:
+def test_django(wheel: Path, tmp_path: Path) -> None:
     """Ann is told of her orders, across restarts as well; others are refused."""
-    tutorial, url = start("tutorial-django.md", 8000)
-    tutorial.do("1. Install", "2. Create the project", "3. Publish when an order is saved")
-    tutorial.do("4. Write the page", "5. Let customers read their own topic only")
-    tutorial.step()
-    with log_in(url, "ann") as ann, log_in(url, "bob") as bob:
-        page = ann.get("/").text
-        assert "The orders of ann" in page
-        assert "<li>" not in page
-        topic, after = re.findall(r'data-(?:topic|after)="([^"]+)"', page)
-        cookie = f"sessionid={ann.cookies['sessionid']}"
-        with subscribe(url, f"{topic}?after={after}&format=json", Cookie=cookie) as websocket:
-            assert json.loads(websocket.recv(TIMEOUT))["recovered"] is True
-            tutorial.do("6. Run it")
-            assert json.loads(websocket.recv(TIMEOUT))["data"] == {"order": 1, "status": "received"}
-        assert '<strong id="order-1">received</strong>' in ann.get("/").text
-        assert ann.get("/pushd/pushd.js").status_code == 200
+    with begin("tutorial-django.md", 8000, tmp_path, wheel=wheel) as (tutorial, url):
+        tutorial.do("1. Install", "2. Create the project", "3. Publish when an order is saved")
+        tutorial.do("4. Write the page", "5. Let customers read their own topic only")
+        tutorial.step()
+        with log_in(url, "ann") as ann, log_in(url, "bob") as bob:
+            page = ann.get("/").text
+            assert "The orders of ann" in page
+            assert "<li>" not in page
+            topic, after = re.findall(r'data-(?:topic|after)="([^"]+)"', page)
+            cookie = f"sessionid={ann.cookies['sessionid']}"
+            with subscribe(url, f"{topic}?after={after}&format=json", Cookie=cookie) as websocket:
+                assert json.loads(websocket.recv(TIMEOUT))["recovered"] is True
+                tutorial.do("6. Run it")
+                news = json.loads(websocket.recv(TIMEOUT))["data"]
+                assert news == {"order": 1, "status": "received"}
+            assert '<strong id="order-1">received</strong>' in ann.get("/").text
+            assert ann.get("/pushd/pushd.js").status_code == 200
 
-        tutorial.do("7. Try to read what is not yours")
-        assert bob.get(f"/topics/{topic}?wait=0").status_code == 403
-        assert "<li>" not in bob.get("/").text
+            tutorial.do("7. Try to read what is not yours")
+            assert bob.get(f"/topics/{topic}?wait=0").status_code == 403
+            assert "<li>" not in bob.get("/").text
 
-        tutorial.interrupt()
-        tutorial.do("8. Restart the daemon")
-        resumed = ann.get(f"/topics/{topic}?wait=0&after={after}").json()
-        assert resumed["recovered"] is False
-        assert '<strong id="order-1">shipped</strong>' in ann.get("/").text
+            tutorial.interrupt()
+            tutorial.do("8. Restart the daemon")
+            resumed = ann.get(f"/topics/{topic}?wait=0&after={after}").json()
+            assert resumed["recovered"] is False
+            assert '<strong id="order-1">shipped</strong>' in ann.get("/").text
 
-        tutorial.do("9. Write a test", "10. Towards production")
-        last = ann.get(f"/topics/{topic}?wait=0").json()["id"]
-        tutorial.restart()
-        assert ann.get(f"/topics/{topic}?wait=0&after={last}").json()["recovered"] is True
-    assert tutorial.left == []
-    assert "Traceback" not in tutorial.log, tutorial.log
+            tutorial.do("9. Write a test", "10. Towards production")
+            last = ann.get(f"/topics/{topic}?wait=0").json()["id"]
+            tutorial.restart()
+            assert ann.get(f"/topics/{topic}?wait=0&after={last}").json()["recovered"] is True
+        assert tutorial.left == []
+        assert "Traceback" not in tutorial.log, tutorial.log
 
 
 @contextmanager
 def log_in(url: str, name: str) -> Iterator[httpx.Client]:
     """Give a browser in which a customer has logged in."""
-    with httpx.Client(
-        base_url=url, follow_redirects=True, timeout=TIMEOUT, trust_env=False
-    ) as browser:
+    with open_browser(url) as browser:
         form = browser.get("/").text
         found = re.search(r'name="csrfmiddlewaretoken" value="([^"]+)"', form)
         assert found is not None, form
@@ -119,38 +99,38 @@ def log_in(url: str, name: str) -> Iterator[httpx.Client]:
         yield browser
 
 
-def test_fastapi(start: Start) -> None:
+def test_fastapi(wheel: Path, tmp_path: Path) -> None:
     """Ann is told of her orders, across restarts as well; her token is for her topic only."""
-    tutorial, url = start("tutorial-fastapi.md", 8080)
-    tutorial.do("1. Install", "2. Write the application", "3. Make a key", "4. Write the page")
-    tutorial.step()
-    topic = "/topics/customers/ann"
-    with httpx.Client(base_url=url, auth=("ann", "ann"), timeout=TIMEOUT, trust_env=False) as ann:
-        assert "/orders.js" in ann.get("/").text
-        assert ann.get("/orders.js").text.startswith("// web/orders.js")
-        shown = ann.get("/orders").json()
-        assert shown["orders"] == []
-        bearer = {"Authorization": f"Bearer {ann.get('/token').text}"}
-        query = f"customers/ann?after={shown['after']}&format=json"
-        with subscribe(url, query, **bearer) as websocket:
-            assert json.loads(websocket.recv(TIMEOUT))["recovered"] is True
-            tutorial.do("5. Run it")
-            frames = (json.loads(websocket.recv(TIMEOUT)) for _ in range(3))
-            statuses = [frame["data"]["status"] for frame in frames if "data" in frame]
-        assert statuses == ["received", "paid"]
-        tutorial.do("6. Try to read what is not yours")
+    with begin("tutorial-fastapi.md", 8080, tmp_path, wheel=wheel) as (tutorial, url):
+        tutorial.do("1. Install", "2. Write the application", "3. Make a key", "4. Write the page")
+        tutorial.step()
+        topic = "/topics/customers/ann"
+        with open_browser(url, auth=("ann", "ann")) as ann:
+            assert "/orders.js" in ann.get("/").text
+            assert ann.get("/orders.js").text.startswith("// web/orders.js")
+            shown = ann.get("/orders").json()
+            assert shown["orders"] == []
+            bearer = {"Authorization": f"Bearer {ann.get('/token').text}"}
+            query = f"customers/ann?after={shown['after']}&format=json"
+            with subscribe(url, query, **bearer) as websocket:
+                assert json.loads(websocket.recv(TIMEOUT))["recovered"] is True
+                tutorial.do("5. Run it")
+                frames = (json.loads(websocket.recv(TIMEOUT)) for _ in range(3))
+                statuses = [frame["data"]["status"] for frame in frames if "data" in frame]
+            assert statuses == ["received", "paid"]
+            tutorial.do("6. Try to read what is not yours")
 
-        tutorial.interrupt()
-        tutorial.do("7. Restart the daemon")
-        query = f"{topic}?wait=0&after={shown['after']}"
-        assert ann.get(query, headers=bearer, auth=None).json()["recovered"] is False
-        [order] = ann.get("/orders").json()["orders"]
-        assert order == {"id": 1, "item": "A lamp", "status": "shipped"}
+            tutorial.interrupt()
+            tutorial.do("7. Restart the daemon")
+            query = f"{topic}?wait=0&after={shown['after']}"
+            assert ann.get(query, headers=bearer, auth=None).json()["recovered"] is False
+            [order] = ann.get("/orders").json()["orders"]
+            assert order == {"id": 1, "item": "A lamp", "status": "shipped"}
 
-        tutorial.do("8. Write a test", "10. Towards production")
-        last = ann.get(f"{topic}?wait=0", headers=bearer, auth=None).json()["id"]
-        tutorial.restart()
-        resumed = ann.get(f"{topic}?wait=0&after={last}", headers=bearer, auth=None).json()
-        assert resumed["recovered"] is True
-    assert tutorial.left == []
-    assert "Traceback" not in tutorial.log, tutorial.log
+            tutorial.do("8. Write a test", "10. Towards production")
+            last = ann.get(f"{topic}?wait=0", headers=bearer, auth=None).json()["id"]
+            tutorial.restart()
+            resumed = ann.get(f"{topic}?wait=0&after={last}", headers=bearer, auth=None).json()
+            assert resumed["recovered"] is True
+        assert tutorial.left == []
+        assert "Traceback" not in tutorial.log, tutorial.log

@@ -9,13 +9,14 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic, sleep
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from tests.support.fences import find_fences
+from tests.support.held_port import held_port
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -40,6 +41,44 @@ class Step(NamedTuple):
     text: str
 
 
+@contextmanager
+def begin(
+    document: str,
+    port: int,
+    folder: Path,
+    *,
+    wheel: Path | None = None,
+    skipped: Collection[str] = (),
+) -> Iterator[tuple[Tutorial, str]]:
+    """Begin a tutorial; yield it, and the URL at which it will serve.
+
+    :param port: the public port in the document; another one is used.
+    :param folder: an empty folder, in which the commands run.
+    :param wheel: is installed in place of the pushd of PyPI.
+    :param skipped: words: commands that have one are not run.
+    """
+    with held_port() as public, held_port() as control:
+        environment = {
+            # Most of what is installed is never imported.
+            "PIP_NO_COMPILE": "1",
+            "PUSHD_LISTEN": f"tcp:{public}:interface=127.0.0.1",
+            "PUSHD_CONTROL": f"tcp:{control}:interface=127.0.0.1",
+            "PUSHD_CONTROL_URL": f"http://127.0.0.1:{control}",
+        }
+        tutorial = Tutorial(
+            document,
+            folder,
+            ports={port: public, 8081: control},
+            environment=environment,
+            wheel=wheel,
+            skipped=skipped,
+        )
+        try:
+            yield tutorial, f"http://127.0.0.1:{public}"
+        finally:
+            tutorial.interrupt()
+
+
 class Tutorial:
     """Does the steps of a tutorial in a folder, in order, until its end.
 
@@ -48,8 +87,6 @@ class Tutorial:
 
     :param ports: maps the ports in the document to those that are used instead.
     :param environment: is added to that of the commands.
-    :param wheel: is installed in place of the pushd of PyPI.
-    :param skipped: words: commands that have one are not run.
     """
 
     def __init__(
@@ -59,8 +96,8 @@ class Tutorial:
         *,
         ports: Mapping[int, int],
         environment: Mapping[str, str],
-        wheel: Path | None = None,
-        skipped: Collection[str] = (),
+        wheel: Path | None,
+        skipped: Collection[str],
     ) -> None:
         self._steps = [Step(*found) for found in find_fences((DOCS / document).read_text())]
         self._ports = ports
@@ -77,17 +114,6 @@ class Tutorial:
         kept["PATH"] = f"{programs}:{kept['PATH']}"
         self._environment = kept | dict(environment)
         self._state.write_text(f"cd {shlex.quote(str(folder))}\n")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.interrupt()
 
     @property
     def log(self) -> str:
