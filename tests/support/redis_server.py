@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -34,6 +35,7 @@ class RedisServer:
         self.args = args
         self._port = port
         self._process: subprocess.Popen[str] | None = None
+        self._reader: Thread | None = None
         # A short path: those of Unix sockets are limited to about 100 bytes.
         self.directory = Path(tempfile.mkdtemp(prefix="pushd-redis-"))
         self.log: list[str] = []
@@ -80,18 +82,24 @@ class RedisServer:
             stderr=subprocess.STDOUT,
             encoding="utf-8",
             errors="replace",
+            process_group=0,
         )
-        Thread(target=self._read, args=(self._process, ready), daemon=True).start()
+        self._reader = Thread(target=self._read, args=(self._process, ready), daemon=True)
+        self._reader.start()
         if not ready.wait(_TIMEOUT) or self._process.poll() is not None:
             self.kill()
             raise AssertionError("\n".join(["Redis did not start. Its log:", *self.log]))
 
     def kill(self) -> None:
-        """Kill it, as the kernel does when memory runs out."""
+        """Kill it, as the kernel does when memory runs out, and the process that writes its files.
+
+        That one has the same output, which ends when both have.
+        """
         if self._process is not None:
-            self._process.kill()
+            os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait(_TIMEOUT)
-            assert self._process.stdout is not None
+            assert self._reader is not None
+            self._reader.join(_TIMEOUT)
             self._process = None
 
     def pause(self) -> None:
