@@ -8,6 +8,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from socket import AF_UNIX, socket
 from threading import Event, Thread
@@ -96,7 +97,8 @@ class RedisServer:
         That one has the same output, which ends when both have.
         """
         if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait(_TIMEOUT)
             assert self._reader is not None
             self._reader.join(_TIMEOUT)
