@@ -9,7 +9,7 @@ from pathlib import Path
 from socket import socket
 
 from tests.debian.__main__ import NEW_LINE, NEWER, NEWEST, PACKAGE
-from tests.support.systemd_unit import CONTROL, PUBLIC, PUSHD, fetch, run, wait_until
+from tests.support.systemd_unit import CONTROL, PUBLIC, PUSHD, Unit, fetch, run, wait_until
 from tests.systemd.load import Load
 
 HOME = Path("/usr/lib/pushd")
@@ -29,6 +29,8 @@ async def hello(request):
 
 views = {"/hello/": hello}
 """
+
+INSTANCE = Unit("pushd@8081.service")
 
 # Requests that are answered before and after an upgrade.
 WARM = 50
@@ -174,6 +176,22 @@ def test_disabled() -> None:
     run("systemctl", "enable", "--now", "pushd.socket", "pushd.service")
 
 
+def test_instances() -> None:
+    """Instances of pushd@.service are restarted by an upgrade, and stopped by a removal."""
+    run("systemctl", "disable", "--now", "pushd.socket", "pushd.service")
+    units = ("pushd@8081.socket", "pushd@8081.service")
+    run("systemctl", "enable", "--now", *units)
+    pid = INSTANCE.pid
+    install(NEWEST)
+    assert INSTANCE.pid not in (0, pid)
+    assert fetch(f"{PUBLIC}hello/").status == 200
+    run("dpkg", "--force-unsafe-io", "--remove", "pushd")
+    assert INSTANCE.pid == 0
+    install(NEWEST)
+    run("systemctl", "disable", "--now", *units)
+    run("systemctl", "enable", "--now", "pushd.socket", "pushd.service")
+
+
 def test_remove() -> None:
     """After a removal nothing runs; configuration, state and modules of the site are kept."""
     id = last_id("kept")
@@ -194,7 +212,13 @@ def test_purge() -> None:
     """A purge deletes all but the modules of the site, and the user."""
     run("dpkg", "--force-unsafe-io", "--purge", "pushd")
     run("systemctl", "daemon-reload")
-    for path in (HOME, CONFIG.parent, STATE, Path("/usr/share/doc/pushd")):
+    for path in (
+        HOME,
+        CONFIG.parent,
+        STATE,
+        Path("/var/lib/pushd-8081"),
+        Path("/usr/share/doc/pushd"),
+    ):
         assert not path.exists(), path
     assert PUSHD.show("LoadState")["LoadState"] == "not-found"
     assert not list(Path("/etc/systemd/system").rglob("pushd*"))
