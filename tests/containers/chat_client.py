@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from http.client import HTTPConnection
 from socket import create_connection
@@ -32,25 +32,28 @@ def ask(address: str, method: str, path: str, host: str, body: str | None = None
     return [answer.status, answer.read().decode()]
 
 
-def _wait_for_proxy(proxy: str) -> None:
+def _wait_for(condition: Callable[[], bool]) -> None:
     deadline = monotonic() + _TIMEOUT
-    while True:
-        try:
-            ask(proxy, "GET", "/", _HOST)
-        except OSError:
-            if monotonic() > deadline:
-                raise
-            sleep(0.1)
-        else:
-            return
+    while not condition():
+        assert monotonic() < deadline
+        sleep(0.1)
+
+
+def _answers(proxy: str) -> bool:
+    try:
+        return ask(proxy, "GET", "/", _HOST)[0] == 200
+    except OSError:
+        return False
 
 
 def chat(proxy: str, nodes: Sequence[str]) -> dict[str, Any]:
     """Let two browsers talk; then publish at each process, and read the topic behind nginx."""
-    _wait_for_proxy(proxy)
+    _wait_for(lambda: _answers(proxy))
     page = ask(proxy, "GET", "/chat/lobby/", _HOST)
     with ExitStack() as browsers:
         ann, bob = (browsers.enter_context(_join(proxy, name)) for name in ("ann", "bob"))
+        # The view subscribes to the room after the handshake.
+        _wait_for(lambda: all(_has_subscriber(node) for node in nodes))
         ann.send("hello")
         heard = [json.loads(one.recv(_TIMEOUT)) for one in (ann, bob)]
         connected = [json.loads(_control(node, "GET", "/connections")[1]) for node in nodes]
@@ -77,6 +80,12 @@ def _join(proxy: str, name: str) -> ClientConnection:
         origin=Origin(f"http://{_HOST}"),
         proxy=None,
     )
+
+
+def _has_subscriber(node: str) -> bool:
+    """Whether a process has a subscriber of the room."""
+    status, body = _control(node, "GET", "/topics/chat/lobby")
+    return status == 200 and bool(json.loads(body)["subscribers"])
 
 
 def _control(node: str, method: str, path: str, body: str | None = None) -> list[Any]:
