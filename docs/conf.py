@@ -14,7 +14,7 @@ from pushd import __version__
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from openapi_page import replace_blocks  # Beside this file, which is in no package.
+from openapi_page import find_documents, replace_blocks  # Beside this file, which is in no package.
 
 project = "pushd"
 author = "the pushd contributors"
@@ -54,7 +54,10 @@ def keep_text(app: Sphinx, name: str, content: list[str]) -> None:
 
 def show_operations(app: Sphinx, name: str, content: list[str]) -> None:
     """Put what OpenAPI documents describe into a page."""
-    content[0] = replace_blocks(content[0], Path(app.srcdir, name).parent)
+    folder = Path(app.srcdir, name).parent
+    for document in find_documents(content[0]):
+        app.env.note_dependency(str(folder / document))
+    content[0] = replace_blocks(content[0], folder)
 
 
 def refuse_foreign(app: Sphinx, error: Exception | None) -> None:

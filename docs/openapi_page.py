@@ -18,6 +18,11 @@ _BLOCK = re.compile(r"^```\{openapi\} (\S+)\n```$", re.MULTILINE)
 _METHODS = ("get", "post", "put", "patch", "delete")
 
 
+def find_documents(text: str) -> list[str]:
+    """Return the names of the documents that the blocks of a page name."""
+    return _BLOCK.findall(text)
+
+
 def replace_blocks(text: str, folder: Path) -> str:
     """Return the text of a page with each block replaced by what its document describes."""
 

@@ -169,6 +169,12 @@ class PageTests(SynchronousTestCase):
             for name in read_document(port).value["components"]["schemas"]:
                 self.assertIn(f"\n#### {name}\n", self.text)
 
+    def test_documents(self) -> None:
+        """The site knows from which documents the page is made."""
+        source = (DOCS / "reference/http.md").read_text()
+        found = load_page().find_documents(source)
+        self.assertEqual(found, [path.name for path in FILES.values()])
+
     def test_downloads(self) -> None:
         """It links to the documents."""
         for path in FILES.values():
