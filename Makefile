@@ -173,6 +173,20 @@ compare: .venv/.run  ## Measure this checkout against another, BASE=DIR; BENCH='
 options: .venv/.dev  ## Update the table of options in docs/operations.md
 	$(BIN)/python -m tests.support.options_table
 
+.PHONY: linkcheck
+linkcheck: .venv/docs/.ready  ## Ask each other site that the documentation links to
+	.venv/docs/bin/sphinx-build -q -b linkcheck -d build/doctrees docs build/linkcheck
+
+.PHONY: news
+news: .venv/.dev  ## Put the newsfragments into NEWS.md, as those of the version in pushd/
+	$(BIN)/towncrier build --yes --version "$$($(BIN)/python -c 'import pushd; print(pushd.__version__)')"
+
+.PHONY: release
+release: .venv/.dev  ## Build all packages into dist/, check each in a fresh environment (5 min)
+	@$(APT_INSTALL)
+	command -v npm > /dev/null || apt_install npm < /dev/null
+	$(BIN)/python -m tests.release
+
 .PHONY: clean
 clean:  ## Remove everything that the other targets created
 	rm -rf .venv build dist *.egg-info .coverage htmlcov _trial_temp* \

@@ -38,7 +38,8 @@ class DaemonProcess:
 
     ``args`` are further options, which replace their defaults in ``DEFAULTS``. The daemon runs in
     ``directory``; whatever is waited for may take ``patience`` seconds. ``environment`` is added to
-    that of this process; ``sockets`` are passed by their names, as systemd passes them.
+    that of this process; ``sockets`` are passed by their names, as systemd passes them. ``twistd``
+    is that of the environment with pushd.
     """
 
     def __init__(
@@ -49,10 +50,11 @@ class DaemonProcess:
         patience: float = 60.0,
         environment: Mapping[str, str] | None = None,
         sockets: Mapping[str, socket] | None = None,
+        twistd: Path = TWISTD,
     ) -> None:
         self._environment = dict(environment or {})
         self._sockets = dict(sockets or {})
-        self._command = [str(TWISTD), "-n", "--pidfile=", "pushd"]
+        self._command = [str(twistd), "-n", "--pidfile=", "pushd"]
         for option, value in DEFAULTS.items():
             if not any(arg == option or arg.startswith(f"{option}=") for arg in args):
                 self._command += [option, value]
