@@ -15,7 +15,7 @@ import yaml
 
 _BLOCK = re.compile(r"^```\{openapi\} (\S+)\n```$", re.MULTILINE)
 
-_METHODS = ("get", "post", "put", "patch", "delete")
+_METHODS = ("get", "post", "put", "patch", "delete", "options")
 
 
 def find_documents(text: str) -> list[str]:

@@ -116,11 +116,11 @@ class RouteTests(SynchronousTestCase):
 
     def test_control(self) -> None:
         """So are those of the control port, and the document has no other."""
-        served = find_served("control_site") - {"/"}
+        served = find_served("control_site")
         served |= {f"/topics/{{topic}}{suffix}" for suffix in served if suffix == "/presence"}
         paths = set(read_document("control").value["paths"])
         # What goes on after a name is in the document as a parameter.
-        shapes = {re.sub(r"\{\w+\}$", "", path) for path in paths}
+        shapes = {re.sub(r"(?<=/)\{\w+\}$", "", path) for path in paths}
         self.assertEqual(shapes, served)
 
     def test_public(self) -> None:

@@ -50,17 +50,14 @@ HANDSHAKE = {
 }
 STREAM = {"Accept": "text/event-stream"}
 
-# Files and views answer OPTIONS as they like.
-WITHOUT_ALLOW = {"public": ("/play/", "/test/", "/{file}", "/connection/"), "control": ()}
-
-# What ignores parameters that it does not know.
-IGNORE_UNKNOWN = {
-    "public": (
-        *("/", "/{file}", "/test/"),
-        *("/play/publish/", "/play/cut/", "/play/costs/", "/play/topics/{way}/{topic}"),
-    ),
-    "control": ("/healthz", "/readyz", "/metrics"),
+# Files and views answer OPTIONS as they like, and ignore parameters that they do not know.
+NO_TOPICS = {
+    *("/", "/{file}", "/test/"),
+    *("/play/publish/", "/play/cut/", "/play/costs/", "/play/topics/{way}/{topic}"),
 }
+
+# These ignore what a prober adds.
+PROBED = {"/healthz", "/readyz", "/metrics"}
 
 # A poll that is answered at once.
 AT_ONCE = {"wait": 0}
@@ -188,6 +185,7 @@ SUCCESSES = [
     Case("listSchedules", "200"),
     Case("describeSchedule", "200"),
     Case("cancelSchedule", "204"),
+    Case("probe", "204"),
     Case("health", "200"),
     Case("readiness", "200"),
     Case("metrics", "200"),
@@ -482,7 +480,7 @@ def test_methods(port: str, services: dict[str, Service], listener: int) -> None
     described: dict[str, set[str]] = {}
     operations = [one for one in read_document(port).operations if not is_websocket_only(one)]
     for operation in operations:
-        if not operation.path.startswith(WITHOUT_ALLOW[port]):
+        if operation.path not in NO_TOPICS:
             described.setdefault(operation.path, set()).add(operation.method)
     assert described
     # Every method but GET is for the topic of that name.
@@ -505,7 +503,7 @@ def test_query_names(port: str, services: dict[str, Service], listener: int) -> 
     """The daemon takes the parameters of the query that a document has, and no other."""
     asked = 0
     for operation in read_document(port).operations:
-        if is_websocket_only(operation) or operation.path in IGNORE_UNKNOWN[port]:
+        if is_websocket_only(operation) or operation.path in NO_TOPICS | PROBED:
             continue
         is_publish = (port, operation.id) == ("public", "publish")
         values = fill(operation, {}, services["plain"], listener)
