@@ -33,6 +33,9 @@ html_theme_options = {"navigation_with_keys": True, "sidebar_hide_name": False}
 html_copy_source = False
 html_show_sphinx = False
 
+# The reader's own daemon.
+linkcheck_ignore = [r"http://(127\.0\.0\.1|localhost)[:/]"]
+
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
