@@ -97,8 +97,8 @@ class ReadyTests(CheckoutTestCase):
 
     def test_news(self) -> None:
         """The news list what was new under the version, and keep what stands above and below."""
-        before = (self.root / "NEWS.md").read_text()
-        (self.root / "NEWS.md").write_text(f"{before}\n## 0.0.1 (2020-01-01)\n\nOld.\n")
+        head, mark, tail = (self.root / "NEWS.md").read_text().partition("<!-- news -->\n")
+        self.assertTrue(mark)
         (self.root / "newsfragments/1.feature").write_text("One.\n")
         (self.root / "newsfragments/10.feature.7").write_text("Two,\non two lines.\n")
         (self.root / "newsfragments/1.bugfix").write_text("Three.\n")
@@ -106,14 +106,12 @@ class ReadyTests(CheckoutTestCase):
         self.commit()
         self.make_news()
         news = (self.root / "NEWS.md").read_text()
-        self.assertTrue(news.startswith(before))
-        listed = "### New\n\n- One.\n- Two,\n  on two lines.\n\n### Fixed\n\n- Three.\n\n"
-        dated = r"\d{4}-\d\d-\d\d"
-        self.assertRegex(
-            news.removeprefix(before),
-            rf"^\n?## {re.escape(__version__)} \({dated}\)\n\n{re.escape(listed)}"
-            r"\n*## 0.0.1 \(2020-01-01\)\n\nOld.\n$",
-        )
+        self.assertTrue(news.startswith(head + mark))
+        self.assertTrue(news.endswith(tail))
+        listed = "### New\n\n- One.\n- Two,\n  on two lines.\n\n### Fixed\n\n- Three."
+        dated = rf"## {re.escape(__version__)} \(\d{{4}}-\d\d-\d\d\)"
+        added = news.removeprefix(head + mark).removesuffix(tail).strip()
+        self.assertRegex(added, rf"^{dated}\n\n{re.escape(listed)}$")
         left = [path.name for path in (self.root / "newsfragments").iterdir()]
         self.assertEqual(left, ["template.jinja"])
 
