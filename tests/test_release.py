@@ -149,6 +149,23 @@ class ArtifactTests(CheckoutTestCase):
         self.assertTrue(artifacts.has_target(ROOT, "release"))
         self.assertFalse(artifacts.has_target(ROOT, "releas"))
 
+    def test_deb(self) -> None:
+        """A Debian package must be that of this version, with any revision."""
+        for version, is_good in ((f"{__version__}-1", True), (__version__, True), ("0.1-1", False)):
+            content = self.root / version / "DEBIAN"
+            content.mkdir(parents=True)
+            (content / "control").write_text(
+                f"Package: pushd\nVersion: {version}\nArchitecture: all\n"
+                "Maintainer: t <t@example.org>\nDescription: for a test\n"
+            )
+            path = self.root / f"pushd_{version}_all.deb"
+            command = ["dpkg-deb", "--build", "--root-owner-group", str(content.parent), str(path)]
+            subprocess.run(command, check=True, capture_output=True)
+            if is_good:
+                artifacts.check(path, __version__)
+            else:
+                self.assertRaises(AssertionError, artifacts.check, path, __version__)
+
     def test_unknown_file(self) -> None:
         """A file that is no part of a release is not passed over."""
         with self.assertRaisesRegex(AssertionError, "x.zip is no file of a release"):
