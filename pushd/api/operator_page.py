@@ -34,7 +34,6 @@ PAGE_HEADERS = {
         ]
     ),
     b"x-frame-options": b"DENY",
-    b"cross-origin-opener-policy": b"same-origin",
 }
 
 _OFF = refusal(404, "there is no operator's page: --control-page is off")

@@ -12,14 +12,30 @@ const SVG = "http://www.w3.org/2000/svg";
 /** The size of the drawing; it is stretched to that of its place. */
 const [WIDTH, HEIGHT] = [240, 64];
 
+/** The next number of 1, 2, 5, 10, 20, 50 … */
+function byDecades(value) {
+  const power = 10 ** Math.floor(Math.log10(value));
+  // What is not exactly a power must not become the next step.
+  const digits = Number((value / power).toPrecision(6));
+  return [1, 2, 5, 10].find((step) => step >= digits) * power;
+}
+
+/** The next power of two, for sizes in bytes. */
+export function byDoubling(value) {
+  return 2 ** Math.ceil(Math.log2(value));
+}
+
 export class Chart {
   /**
-   * @param {function(number): string} write Writes a value.
-   * @param {number} least The value that the top has at least.
+   * @param {Object} scale
+   * @param {function(number): string} scale.write Writes a value.
+   * @param {number} scale.least The value that the top has at least.
+   * @param {function(number): number} [scale.steps] Returns the value at the top for the largest.
    */
-  constructor(write, least) {
+  constructor({ write, least, steps = byDecades }) {
     this.write = write;
     this.least = least;
+    this.steps = steps;
     this.area = svg("path", { class: "area" });
     this.lines = ["second", "first"].map((name) => svg("path", { class: `line ${name}` }));
     this.drawing = svg(
@@ -50,7 +66,7 @@ export class Chart {
    */
   draw(name, lines) {
     const values = lines.flat().map(([, one]) => one).filter((one) => one !== null);
-    const top = roundUp(Math.max(this.least, ...values));
+    const top = this.steps(Math.max(this.least, ...values));
     const now = lines[0].at(-1)?.[0] ?? 0;
     const points = lines.map((line) => {
       return line.map(([time, one]) => {
@@ -94,13 +110,6 @@ function areaOf(points) {
 const pair = ([x, y]) => `${at(x)} ${at(y)}`;
 const at = (length) => length.toFixed(1);
 
-/** The next number of 1, 2, 5, 10, 20, 50 … */
-function roundUp(value) {
-  const power = 10 ** Math.floor(Math.log10(value));
-  // What is not exactly a power must not become the next step.
-  const digits = Number((value / power).toPrecision(6));
-  return [1, 2, 5, 10].find((step) => step >= digits) * power;
-}
 
 function svg(name, attributes, ...children) {
   const element = document.createElementNS(SVG, name);

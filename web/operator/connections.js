@@ -65,8 +65,8 @@ class ConnectionRow {
     setText(this.path, of);
     const texts = [
       age((Date.now() - Date.parse(since)) / 1000),
-      `${count(messages_in)}, ${size(bytes_in)}`,
-      `${count(messages_out)}, ${size(bytes_out)}`,
+      `${count(messages_in)} (${size(bytes_in)})`,
+      `${count(messages_out)} (${size(bytes_out)})`,
     ];
     this.numbers.forEach((one, place) => setText(one, texts[place]));
   }

@@ -4,7 +4,7 @@
  * @module overview
  */
 
-import { Chart } from "./chart.js";
+import { Chart, byDoubling } from "./chart.js";
 import { make, plainFacts, plainRows, setText } from "./elements.js";
 import { labelled, value } from "./series.js";
 import { age, count, counted, delay, number, size, TRANSPORTS } from "./words.js";
@@ -65,7 +65,7 @@ const FIGURES = [
         ...Object.entries(TRANSPORTS).map(([transport, name]) => {
           return [name, count(byTransport(history.last)[transport] ?? 0)];
         }),
-        ["At most", count(value(history.last, "pushd_connections_limit"))],
+        ["Limit", count(value(history.last, "pushd_connections_limit"))],
       ],
     }),
   },
@@ -90,14 +90,15 @@ const FIGURES = [
       };
     },
   },
-  durationFigure("Publishing", "pushd_publish_seconds", "until the last socket is written"),
-  durationFigure("Push lateness", "pushd_push_lateness_seconds", "later than scheduled"),
-  durationFigure("Reactor lag", "pushd_reactor_lag_seconds", "later than the timer"),
+  durationFigure("Time to publish", "pushd_publish_seconds"),
+  durationFigure("Push lateness", "pushd_push_lateness_seconds"),
+  durationFigure("Reactor lag", "pushd_reactor_lag_seconds"),
   {
     title: "Memory",
     unit: "of the process",
     write: size,
     least: 1 << 20,
+    steps: byDoubling,
     second: "Buffered",
     compute: (history) => {
       const buffered = (one) => sum(labelled(one, "pushd_buffered_bytes", "kind"));
@@ -107,7 +108,7 @@ const FIGURES = [
         lines: [history.map((one) => value(one, "pushd_resident_bytes")), history.map(buffered)],
         facts: [
           ["Buffered", size(buffered(history.last))],
-          ["At most", size(value(history.last, "pushd_buffered_bytes_limit"))],
+          ["Limit of buffers", size(value(history.last, "pushd_buffered_bytes_limit"))],
           ["History", size(value(history.last, "pushd_history_bytes"))],
           ["Unsent", size(kinds.get("send") ?? 0)],
         ],
@@ -183,7 +184,7 @@ export class Overview {
 class Figure {
   constructor(figure, place) {
     this.figure = figure;
-    this.chart = new Chart(figure.write, figure.least);
+    this.chart = new Chart(figure);
     this.number = make("span", { class: "big" });
     const title = make("h2", { id: `figure-${place}` }, figure.title);
     const list = make("dl", { class: "facts" });
@@ -213,10 +214,10 @@ class Figure {
 }
 
 /** A figure of a histogram: the quantiles of the last minute. */
-function durationFigure(title, name, unit) {
+function durationFigure(title, name) {
   return {
     title,
-    unit,
+    unit: "99th percentile",
     write: delay,
     least: 0.001,
     first: "99th percentile",
@@ -232,7 +233,6 @@ function durationFigure(title, name, unit) {
         facts: [
           ["Median", delay(quantile(0.5))],
           ["90th percentile", delay(quantile(0.9))],
-          ["99th percentile", delay(quantile(0.99))],
           ["Measured in the last minute", count(history.growth(`${name}_count`, QUANTILE_SPAN))],
         ],
       };

@@ -119,7 +119,6 @@ class TopicRow {
       this.publications.replaceChildren(...publications.map(publicationItem));
       const of = publications.length < history ? ` of ${history} kept` : "";
       setText(this.said, publications.length ? `The last ${publications.length}${of}` : "None is kept");
-      setText(this.show, "Show them again");
     } catch (error) {
       setText(this.said, error.message);
     }
