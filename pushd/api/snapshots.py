@@ -16,8 +16,11 @@ from pushd.errors import BadRequest
 from pushd.protocols.http.response import Response, write_response
 from pushd.protocols.json_format import to_json
 
-#: Seconds between two snapshots.
+#: Seconds between two snapshots, at least.
 INTERVAL = 1.0
+
+# They take at most one part in as many of the time: with very many connections, they come later.
+_SHARE = 50
 
 # Viewers at once: each takes a connection to the control port.
 _MAX_VIEWERS = 32
@@ -25,6 +28,8 @@ _MAX_VIEWERS = 32
 
 class Snapshots:
     """Reads the metrics once a second while somebody looks, and sends them to all viewers alike.
+
+    If to read them takes longer than a fiftieth of that, they are read less often.
 
     A viewer first gets all series, and then those that have changed. One that is slow to read is
     sent nothing until it has caught up, and then all series again: at most one event waits for it.
@@ -62,8 +67,7 @@ class Snapshots:
     def add(self, viewer: SnapshotStream) -> None:
         """Send snapshots to a viewer, the first at once."""
         if not self._viewers:
-            self._last = self._read()
-            self._call = self._clock.callLater(INTERVAL, self._send_next)
+            self._read_next()
         self._viewers[viewer] = None
         viewer.send(self._about + self._whole())
 
@@ -80,9 +84,17 @@ class Snapshots:
         for viewer in list(self._viewers):
             viewer.end()
 
+    def _read_next(self) -> None:
+        """Read the metrics, and let them be read again later."""
+        begin = self._clock.seconds()
+        self._last = self._read()
+        wait = max(INTERVAL, _SHARE * (self._clock.seconds() - begin))
+        self._call = self._clock.callLater(wait, self._send_next)
+
     def _send_next(self) -> None:
-        self._call = self._clock.callLater(INTERVAL, self._send_next)
-        before, self._last = self._last, self._read()
+        self._call = None
+        before = self._last
+        self._read_next()
         changed = {name: value for name, value in self._last.items() if before.get(name) != value}
         event = self._describe(changed)
         for viewer in list(self._viewers):

@@ -6,6 +6,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from pushd.access import closing
+from pushd.access.closing import Closing
+from pushd.protocols.http.access_log import _REASONS
 from tests.support.topic_clients import TopicTestCase
 
 FOLDER = Path(__file__).parents[2] / "web"
@@ -78,8 +81,49 @@ class OperatorPageTests(TopicTestCase):
                     self.assertEqual(self.status(f"{folder}{name}"), 404, name)
             self.assertEqual(self.status("/snapshots"), 404)
 
+    def test_documented_requests(self) -> None:
+        """The requests in docs/operator-page.md are answered."""
+        commands = re.findall(r"(?m)^curl .*?http://127\.0\.0\.1:8081(/[^' \n]*)", read_docs())
+        self.assertGreater(len(commands), 4)
+        for path in commands:
+            method = "HEAD" if path == "/snapshots" else "GET"
+            self.assertEqual(self.control(method, path).status, 200, path)
+
     def status(self, path: str) -> int:
         """Return the status of a GET to the public port."""
         answer = self.daemon.get(path)
         assert answer is not None
         return answer.status
+
+
+class OverviewTests(TopicTestCase):
+    """What the page knows of the daemon's metrics."""
+
+    script = (FOLDER / "operator/overview.js").read_text()
+
+    def table(self, name: str) -> set[str]:
+        """Return the keys of an object in the script."""
+        body = self.script.partition(f"const {name} = {{\n")[2].partition("};")[0]
+        return set(re.findall(r"(?m)^  (\w+): ", body))
+
+    def test_metrics(self) -> None:
+        """It shows metrics that there are, and docs/operator-page.md names the same."""
+        shown = set(re.findall(r"\bpushd_\w+", self.script))
+        exported = set(re.findall(r"(?m)^# TYPE (\w+) ", self.control("GET", "/metrics").text))
+        self.assertEqual(shown - exported, set())
+        self.assertEqual(set(re.findall(r"`(pushd_\w+)`", read_docs())), shown)
+
+    def test_labels(self) -> None:
+        """It explains every reason of a refusal, and every close code of the daemon's own."""
+        self.assertEqual(self.table("REASONS"), set(_REASONS.values()))
+        ours = {str(one.code) for one in vars(closing).values() if isinstance(one, Closing)}
+        registered = {code for code in ours if int(code) < 3000}
+        # And those that Autobahn closes with, and those that stand for a missing Close or code.
+        self.assertEqual(
+            self.table("CODES"), registered | {"1002", "1005", "1006", "1007", "other"}
+        )
+
+
+def read_docs() -> str:
+    """Return the text of the document."""
+    return (FOLDER.parent / "docs/operator-page.md").read_text()

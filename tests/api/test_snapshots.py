@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
+
+from twisted.internet.task import Clock
 
 from pushd import __version__
 from pushd.api import snapshots as module
@@ -111,6 +114,25 @@ class SnapshotTests(TopicTestCase):
         viewers[1].leave()
         self.assertFalse(self.is_reading())
         self.assertEqual(len(read_events(self.look())), 2)
+
+    def test_share(self) -> None:
+        """Reading takes at most a fiftieth of the time: if it takes long, it is done less often."""
+        clock, durations, read = Clock(), [0.0, 0.01, 0.1, 0.0], []
+
+        def read_series() -> dict[str, float]:
+            clock.rightNow += durations[len(read)]
+            read.append(round(clock.seconds(), 1))
+            return {}
+
+        request = SimpleNamespace(write=lambda data: None)
+        snapshots = module.Snapshots(clock, read_series, clock.seconds, {})
+        viewer = module.SnapshotStream(request, snapshots)
+        snapshots.add(viewer)
+        clock.pump([0.01] * 710)
+        # The third took a tenth of a second, so the fourth comes five seconds later.
+        self.assertEqual(read, [0, 1.0, 2.1, 7.1])
+        snapshots.remove(viewer)
+        self.assertEqual(clock.getDelayedCalls(), [])
 
     def test_slow(self) -> None:
         """A viewer that does not read is sent one snapshot at most, and all series afterwards."""
