@@ -13,7 +13,7 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, Route, expect
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
@@ -321,10 +321,12 @@ def test_many(page: Page, site: Site) -> None:
     ]
     answer = {"connections": listed, "more": True, "total": 10_000}
     asked: list[str] = []
-    page.route(
-        re.compile(r"/connections\?"),
-        lambda route, request: (asked.append(request.url), route.fulfill(json=answer))[1],
-    )
+
+    def serve(route: Route) -> None:
+        asked.append(route.request.url)
+        route.fulfill(json=answer)
+
+    page.route(re.compile(r"/connections\?"), serve)
     open_section(page, site, "Connections")
     status = page.locator("#connections-count")
     expect(status).to_have_text("10,000 connections, the oldest 100 are shown")

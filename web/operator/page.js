@@ -14,7 +14,7 @@ import { History } from "./series.js";
 import { Topics } from "./topics.js";
 
 /** How often lists are asked for while they are seen, and how long after a key, in milliseconds. */
-const [REFRESH, TYPED] = [3000, 250];
+const [REFRESH, TYPED] = [5000, 250];
 
 const STATES = {
   connecting: "Connecting …",
