@@ -117,7 +117,8 @@ class SnapshotTests(TopicTestCase):
 
     def test_share(self) -> None:
         """Reading takes at most a fiftieth of the time: if it takes long, it is done less often."""
-        clock, durations, read = Clock(), [0.0, 0.01, 0.1, 0.0], []
+        clock, durations = Clock(), [0.0, 0.01, 0.1, 0.0]
+        read: list[float] = []
 
         def read_series() -> dict[str, float]:
             clock.rightNow += durations[len(read)]

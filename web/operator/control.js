@@ -17,7 +17,7 @@ export class Refused extends Error {
 export function urlOf(path, parameters = {}) {
   const query = new URLSearchParams();
   for (const [name, text] of Object.entries(parameters)) if (text !== "") query.set(name, text);
-  return query.size ? `${path}?${query}` : path;
+  return `${query}` ? `${path}?${query}` : path;
 }
 
 /**

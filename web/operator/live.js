@@ -17,21 +17,26 @@ export class Live {
     this.listener = listener;
     this.source = null;
     this.timer = 0;
+    /** Whether the last attempt has failed. */
+    this.isLost = false;
   }
 
   /** Open the stream. */
   open() {
     this.close();
-    this.listener.state("connecting");
+    // What is tried again and again is not announced each time.
+    if (!this.isLost) this.listener.state("connecting");
     const source = this.source = new EventSource("snapshots");
     source.addEventListener("about", ({ data }) => this.listener.about(JSON.parse(data)));
     source.addEventListener("snapshot", ({ data }) => {
+      this.isLost = false;
       this.listener.state("live");
       this.listener.snapshot(JSON.parse(data));
     });
     source.addEventListener("error", () => {
       // After a refusal, browsers do not try again by themselves; else not always for long.
       source.close();
+      this.isLost = true;
       this.listener.state("lost");
       this.timer = setTimeout(() => this.open(), RETRY);
     });
@@ -47,6 +52,7 @@ export class Live {
   /** Close it, and say so. */
   pause() {
     this.close();
+    this.isLost = false;
     this.listener.state("paused");
   }
 }

@@ -12,11 +12,14 @@ import { age, count, counted, delay, number, size, TRANSPORTS } from "./words.js
 /** Over how many seconds rates and quantiles are computed: the numbers, and points of a chart. */
 const [RATE_SPAN, QUANTILE_SPAN, POINT_SPAN] = [5, 60, 10];
 
+/** For how many seconds what was counted is new. */
+const NEW_SPAN = 60;
+
 /** What the reasons of refusals mean; see docs/monitoring.md. */
 const REASONS = {
   bad_request: "malformed",
   unauthorized: "no valid token",
-  forbidden: "Origin or Host not allowed, or no permission",
+  forbidden: "Origin, Host or topic not allowed",
   not_found: "no such path",
   request_timeout: "too slow",
   content_too_large: "body too large",
@@ -134,7 +137,7 @@ export class Overview {
     this.showCounts("refused", history, "pushd_refused_total", "reason", REASONS);
     this.showCounts("closed", history, "pushd_closed_total", "code", CODES);
     this.troubles.show(TROUBLES.map(([name, series]) => {
-      return [name, count(history.growth(series, 60)), count(value(history.last, series))];
+      return [name, count(history.growth(series, NEW_SPAN)), count(value(history.last, series))];
     }));
     this.health.show(this.healthOf(history.last));
     const up = age(history.last.time - this.about.started);
@@ -145,7 +148,7 @@ export class Overview {
   showCounts(id, history, metric, label, meanings) {
     const rows = [...labelled(history.last, metric, label)].map(([name, all]) => {
       const meaning = meanings[name];
-      const lately = history.growth(`${metric}{${label}="${name}"}`, 60);
+      const lately = history.growth(`${metric}{${label}="${name}"}`, NEW_SPAN);
       return [meaning ? `${name}: ${meaning}` : name, count(lately), count(all)];
     });
     this[id].show(rows.sort(([one], [other]) => (one < other ? -1 : 1)));
@@ -233,7 +236,7 @@ function durationFigure(title, name) {
         facts: [
           ["Median", delay(quantile(0.5))],
           ["90th percentile", delay(quantile(0.9))],
-          ["Measured in the last minute", count(history.growth(`${name}_count`, QUANTILE_SPAN))],
+          ["Measurements", count(history.growth(`${name}_count`, QUANTILE_SPAN))],
         ],
       };
     },

@@ -14,7 +14,7 @@ import { History } from "./series.js";
 import { Topics } from "./topics.js";
 
 /** How often lists are asked for while they are seen, and how long after a key, in milliseconds. */
-const [REFRESH, TYPED] = [3000, 250];
+const [REFRESH, TYPED] = [5000, 250];
 
 const STATES = {
   connecting: "Connecting …",
@@ -61,8 +61,8 @@ const live = new Live({
 
 /** Show the section that the URL names, and move the focus to its title. */
 function route({ moveFocus }) {
-  const [name, argument] = location.hash.slice(1).split("=");
-  const next = document.querySelector(`main > section[id="${CSS.escape(name || "overview")}"]`);
+  const [[name, argument] = ["overview", ""]] = new URLSearchParams(location.hash.slice(1));
+  const next = document.querySelector(`main > section[id="${CSS.escape(name)}"]`);
   if (!next) return; // Such as #main.
   for (const one of document.querySelectorAll("main > section")) one.hidden = one !== next;
   for (const link of document.querySelectorAll("nav a")) {
@@ -72,7 +72,7 @@ function route({ moveFocus }) {
   section = next.id;
   const title = next.querySelector("h1");
   document.title = `${title.textContent} · ${location.host} · pushd`;
-  if (argument !== undefined && section === "publish") choose(decodeURIComponent(argument));
+  if (argument && section === "publish") choose(argument);
   if (moveFocus) title.focus();
   if (section === "overview" && history.last) overview.show(history);
   refresh();
