@@ -43,7 +43,7 @@ def render_document(document: dict[str, Any]) -> str:
                 parts += _operation(document, path, method, operation)
     parts.append("### Schemas")
     for name, schema in document["components"]["schemas"].items():
-        parts += [f"#### {name}", schema.get("description", ""), *_members(document, schema)]
+        parts += [f"#### {name}", schema.get("description", ""), *_members(schema)]
     return "\n\n".join(part.strip() for part in parts if part.strip())
 
 
@@ -84,17 +84,14 @@ def _operation(
             (
                 f"`{parameter['name']}`",
                 parameter["in"] + (", required" if parameter.get("required") else ""),
-                _type(document, parameter["schema"]),
+                _type(parameter["schema"]),
                 parameter.get("description", ""),
             )
         )
     yield _table(("parameter", "in", "type", "description"), rows)
     body = operation.get("requestBody", {})
     if body:
-        rows = [
-            (f"`{kind}`", _type(document, media["schema"]))
-            for kind, media in body["content"].items()
-        ]
+        rows = [(f"`{kind}`", _type(media["schema"])) for kind, media in body["content"].items()]
         yield _table(("body", "type"), rows)
     rows = []
     for status, response in operation["responses"].items():
@@ -105,27 +102,26 @@ def _operation(
                 "other" if status == "default" else status,
                 response["description"],
                 "<br>".join(
-                    f"`{kind}`: {_type(document, media['schema'])}"
-                    for kind, media in content.items()
+                    f"`{kind}`: {_type(media['schema'])}" for kind, media in content.items()
                 ),
             )
         )
     yield _table(("status", "meaning", "body"), rows)
 
 
-def _members(document: dict[str, Any], schema: dict[str, Any]) -> Iterator[str]:
+def _members(schema: dict[str, Any]) -> Iterator[str]:
     required = schema.get("required", [])
     rows = []
     for name, member in schema.get("properties", {}).items():
-        member_type = _type(document, member)
+        member_type = _type(member)
         optional = "" if name in required else ", optional"
         rows.append((f"`{name}`", f"{member_type}{optional}", member.get("description", "")))
     yield _table(("member", "type", "meaning"), rows)
     if not rows:
-        yield f"Type: {_type(document, schema)}"
+        yield f"Type: {_type(schema)}"
 
 
-def _type(document: dict[str, Any], schema: dict[str, Any]) -> str:
+def _type(schema: dict[str, Any]) -> str:
     """Return a short name of what a schema allows."""
     if "$ref" in schema:
         return str(schema["$ref"]).rpartition("/")[2]
@@ -136,12 +132,12 @@ def _type(document: dict[str, Any], schema: dict[str, Any]) -> str:
     for word, joint in (("oneOf", " or "), ("allOf", " and ")):
         named = [one for one in schema.get(word, []) if set(one) != {"required"}]
         if named and "properties" not in schema:
-            return joint.join(_type(document, one) for one in named)
+            return joint.join(_type(one) for one in named)
     kinds = schema.get("type", "any")
     names = [kinds] if isinstance(kinds, str) else kinds
     text = " or ".join(names)
     if "array" in names and "items" in schema:
-        text = text.replace("array", f"array of {_type(document, schema['items'])}", 1)
+        text = text.replace("array", f"array of {_type(schema['items'])}", 1)
     if "object" in names and "properties" in schema:
         members = ", ".join(f"`{name}`" for name in schema["properties"])
         text = f"{text} of {members}"
