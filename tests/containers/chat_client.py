@@ -24,12 +24,14 @@ _TIMEOUT = 30.0
 _HOST = "localhost:8000"
 
 
-def ask(address: str, method: str, path: str, host: str, body: str | None = None) -> list[Any]:
+def ask(
+    address: str, method: str, path: str, host: str, body: str | None = None
+) -> tuple[int, str]:
     """Send a request to a host and port; return the status and the body of the answer."""
     connection = HTTPConnection(address, timeout=_TIMEOUT)
     connection.request(method, path, body, {"Host": host})
     answer = connection.getresponse()
-    return [answer.status, answer.read().decode()]
+    return answer.status, answer.read().decode()
 
 
 def _wait_for(condition: Callable[[], bool]) -> None:
@@ -88,7 +90,7 @@ def _has_subscriber(node: str) -> bool:
     return status == 200 and bool(json.loads(body)["subscribers"])
 
 
-def _control(node: str, method: str, path: str, body: str | None = None) -> list[Any]:
+def _control(node: str, method: str, path: str, body: str | None = None) -> tuple[int, str]:
     # By the name of the service, as other services do.
     return ask(f"{node}:8081", method, path, "pushd:8081", body)
 
