@@ -128,11 +128,16 @@ class FakeRedis:
             channel, f"{publication.id} {publication.sequence} {kind}".encode() + data
         )
 
-    def send_message(self, channel: bytes, message: bytes) -> None:
-        """Send a message to all sessions that are subscribed to a channel."""
-        for session in self.sessions:
-            if session.open and channel in (*session.channels, NAMES.revocation_channel):
-                session.on_message(channel, message)
+    def send_message(self, channel: bytes, message: bytes) -> int:
+        """Send a message to all sessions that are subscribed to a channel; return their number."""
+        receivers = [
+            session
+            for session in self.sessions
+            if session.open and channel in (*session.channels, NAMES.revocation_channel)
+        ]
+        for session in receivers:
+            session.on_message(channel, message)
+        return len(receivers)
 
 
 class FakeSession:
@@ -197,7 +202,7 @@ class FakeSession:
         return self.run_script(PUBLISH, keys, args)
 
     def run(self, *args: Any) -> Deferred[Any]:
-        """Run SCAN, which takes two calls, ZRANGE of the schedules, or DEL of a history."""
+        """Run SCAN, in two calls, ZRANGE of the schedules, DEL of a history, or PUBLISH."""
         self.redis.asked.append(str(args[0]))
         if self.redis.refusal is not None:
             return self.redis.reply(RedisError(self.redis.refusal))
@@ -206,6 +211,8 @@ class FakeSession:
         if args[0] == "DEL":
             self.redis.history.forget(str(args[1]).partition("{")[2].partition("}")[0])
             return self.redis.reply(1)
+        if args[0] == "PUBLISH":
+            return self.redis.reply(self.redis.send_message(args[1], args[2]))
         names = sorted(self.redis.history.names())
         half = len(names) // 2
         some, cursor = (names[:half], b"7") if args[1] == b"0" else (names[half:], b"0")

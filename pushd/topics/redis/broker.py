@@ -33,7 +33,7 @@ from twisted.python.failure import Failure
 from pushd.access.permissions import RevocationExchange
 from pushd.errors import RedisError, RedisUnavailable, Unavailable
 from pushd.schedule.histogram import Histogram
-from pushd.topics.broker import Draft, ignore_gap, succeed_at_once
+from pushd.topics.broker import Draft, NodeRelay, ignore_gap, succeed_at_once
 from pushd.topics.cursor import UNKNOWN, Cursor
 from pushd.topics.history import Retention
 from pushd.topics.presence import PresenceExchange
@@ -42,6 +42,7 @@ from pushd.topics.redis.commands import TopicCommands
 from pushd.topics.redis.followed_topic import FollowedTopic
 from pushd.topics.redis.presence import RedisPresence
 from pushd.topics.redis.reconnect import Reconnector
+from pushd.topics.redis.relay import RedisRelay
 from pushd.topics.redis.revocations import RedisRevocations
 from pushd.topics.redis.schedules import RedisSchedules
 from pushd.topics.redis.scripts import RedisNames
@@ -113,6 +114,9 @@ class RedisBroker:
         self.revocations = self._revocations = RedisRevocations(
             reactor, self._reconnector, names, node=node, name=name
         )
+        #: Passes messages to single nodes.
+        self.relay: NodeRelay | None
+        self.relay = self._relay = RedisRelay(self._reconnector, names, node=node, name=name)
         #: Keeps the schedules of all nodes.
         self.schedules = RedisSchedules(
             reactor,
@@ -245,6 +249,7 @@ class RedisBroker:
         self._sync.connected()
         self._presence.connected()
         self._revocations.connected(session)
+        self._relay.connected(session)
         self.schedules.connected(session)
 
     def _disconnected(self) -> None:
@@ -254,10 +259,9 @@ class RedisBroker:
         self.schedules.disconnected()
 
     def _receive(self, channel: bytes, message: bytes) -> None:
-        if not self._sync.receive(channel, message) and not self._presence.receive(
-            channel, message
-        ):
-            self._revocations.receive(channel, message)
+        for one in (self._sync, self._presence, self._revocations, self._relay):
+            if one.receive(channel, message):
+                return
 
     async def _replay(self, name: str, after: Id | None, limit: int) -> Replay:
         while True:

@@ -496,6 +496,10 @@ class RedisNames:
         """Return the channel of revocations, whose name is that of no topic's channel."""
         return f"{self.prefix}:{self.db}!revocations".encode()
 
+    def relay_channel(self, node: str) -> bytes:
+        """Return the channel of messages for a node, whose name is that of no topic's channel."""
+        return f"{self.prefix}:{self.db}!node:{node}".encode()
+
     @property
     def schedules(self) -> str:
         """The key of the sorted set of schedules, each with the time at which it was made."""
