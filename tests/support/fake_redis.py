@@ -128,11 +128,16 @@ class FakeRedis:
             channel, f"{publication.id} {publication.sequence} {kind}".encode() + data
         )
 
-    def send_message(self, channel: bytes, message: bytes) -> None:
-        """Send a message to all sessions that are subscribed to a channel."""
-        for session in self.sessions:
-            if session.open and channel in (*session.channels, NAMES.revocation_channel):
-                session.on_message(channel, message)
+    def send_message(self, channel: bytes, message: bytes) -> int:
+        """Send a message to all sessions that are subscribed to a channel; return how many."""
+        sessions = [
+            session
+            for session in self.sessions
+            if session.open and channel in (*session.channels, NAMES.revocation_channel)
+        ]
+        for session in sessions:
+            session.on_message(channel, message)
+        return len(sessions)
 
 
 class FakeSession:
@@ -197,12 +202,14 @@ class FakeSession:
         return self.run_script(PUBLISH, keys, args)
 
     def run(self, *args: Any) -> Deferred[Any]:
-        """Run SCAN, which takes two calls, ZRANGE of the schedules, or DEL of a history."""
+        """Run a command: SCAN takes two calls, ZRANGE is of schedules, DEL of a history."""
         self.redis.asked.append(str(args[0]))
         if self.redis.refusal is not None:
             return self.redis.reply(RedisError(self.redis.refusal))
         if args[0] == "ZRANGE":
             return self.redis.reply([id.encode() for id in self.redis.schedules.schedules])
+        if args[0] == "PUBLISH":
+            return self.redis.reply(self.redis.send_message(args[1], args[2].encode()))
         if args[0] == "DEL":
             self.redis.history.forget(str(args[1]).partition("{")[2].partition("}")[0])
             return self.redis.reply(1)
