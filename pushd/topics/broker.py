@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IReactorTime
@@ -111,6 +111,24 @@ class NodeRelay(Protocol):
         """
 
 
+#: Answers a call of another node: takes the name of a method, and its argument. The argument and
+#: what it returns are values of JSON.
+AnswerCall = Callable[[str, Any], Any]
+
+
+class NodeCalls(Protocol):
+    """Calls the other nodes that take part, and answers their calls."""
+
+    def serve(self, answer: AnswerCall) -> None:
+        """Take part from now on."""
+
+    def call(self, method: str, argument: Any) -> Deferred[list[Any]]:
+        """Return what each of the other nodes answers.
+
+        Fails with ``Unavailable`` if one of them does not answer in time, or cannot.
+        """
+
+
 class Broker(TopicSource, Protocol):
     """Accepts publications, and delivers them to every node in the same order.
 
@@ -129,6 +147,10 @@ class Broker(TopicSource, Protocol):
     @property
     def relay(self) -> NodeRelay | None:
         """Passes messages to single nodes; None for a single process."""
+
+    @property
+    def calls(self) -> NodeCalls | None:
+        """Calls the other nodes; None for a single process."""
 
     @property
     def published(self) -> int:
@@ -197,6 +219,7 @@ class MemoryBroker:
     presence: PresenceExchange | None = None
     revocations: RevocationExchange | None = None
     relay: NodeRelay | None = None
+    calls: NodeCalls | None = None
 
     def __init__(self, clock: IReactorTime, history: History, generation: str = UNKNOWN) -> None:
         #: Publications accepted.

@@ -129,15 +129,15 @@ class FakeRedis:
         )
 
     def send_message(self, channel: bytes, message: bytes) -> int:
-        """Send a message to all sessions that are subscribed to a channel; return their number."""
-        receivers = [
+        """Send a message to all sessions that are subscribed to a channel; return how many."""
+        sessions = [
             session
             for session in self.sessions
             if session.open and channel in (*session.channels, NAMES.revocation_channel)
         ]
-        for session in receivers:
+        for session in sessions:
             session.on_message(channel, message)
-        return len(receivers)
+        return len(sessions)
 
 
 class FakeSession:
@@ -202,17 +202,19 @@ class FakeSession:
         return self.run_script(PUBLISH, keys, args)
 
     def run(self, *args: Any) -> Deferred[Any]:
-        """Run SCAN, in two calls, ZRANGE of the schedules, DEL of a history, or PUBLISH."""
+        """Run a command: SCAN takes two calls, ZRANGE is of schedules, DEL of a history."""
         self.redis.asked.append(str(args[0]))
         if self.redis.refusal is not None:
             return self.redis.reply(RedisError(self.redis.refusal))
         if args[0] == "ZRANGE":
             return self.redis.reply([id.encode() for id in self.redis.schedules.schedules])
+        if args[0] == "PUBLISH":
+            _, channel, message = args
+            sent = message if isinstance(message, bytes) else message.encode()
+            return self.redis.reply(self.redis.send_message(channel, sent))
         if args[0] == "DEL":
             self.redis.history.forget(str(args[1]).partition("{")[2].partition("}")[0])
             return self.redis.reply(1)
-        if args[0] == "PUBLISH":
-            return self.redis.reply(self.redis.send_message(args[1], args[2]))
         names = sorted(self.redis.history.names())
         half = len(names) // 2
         some, cursor = (names[:half], b"7") if args[1] == b"0" else (names[half:], b"0")

@@ -45,10 +45,11 @@ class Channel:
     """A channel of a client: asked for, then subscribed to.
 
     :param name: as the client knows it; ``topic`` is the topic.
+    :param channels: those that it is one of.
     """
 
     __slots__ = (
-        "_expired",
+        "_channels",
         "expires",
         "has_token",
         "identity",
@@ -58,10 +59,10 @@ class Channel:
         "watcher",
     )
 
-    def __init__(self, name: str, topic: str, expired: Callable[[Channel], object]) -> None:
+    def __init__(self, name: str, topic: str, channels: Channels) -> None:
         self.name = name
         self.topic = topic
-        self._expired = expired
+        self._channels = channels
         #: With which identity the client subscribes; None if it has none.
         self.identity: Identity | None = None
         #: Whether a token of its own permits it, and when that expires.
@@ -74,7 +75,14 @@ class Channel:
 
     def expire(self) -> None:
         """End the subscription, as the permission for it has ended."""
-        self._expired(self)
+        self._channels.expire(self)
+
+    def lost(self, keeps_up: bool) -> None:
+        """End the subscription, as it lacks a publication.
+
+        :param keeps_up: whether the client reads fast enough.
+        """
+        self._channels.lose(self, keeps_up)
 
 
 class Channels:
@@ -248,6 +256,21 @@ class Channels:
             subscriber = self._subscribe(channel, after, began)
             self._attend(channel, subscriber)
 
+    # What a channel calls
+
+    def expire(self, channel: Channel) -> None:
+        """End a subscription, as the permission for it has ended."""
+        self._end(channel, SUBSCRIPTION_EXPIRED)
+
+    def lose(self, channel: Channel, keeps_up: bool) -> None:
+        """End a subscription that lacks a publication, so that the client begins it anew."""
+        if not keeps_up:
+            self._link.close_with(SLOW)
+        elif channel.replied:
+            self._end(channel, INSUFFICIENT_STATE)
+        else:
+            self._forget(channel.name)
+
     # Private
 
     @asynccontextmanager
@@ -261,6 +284,8 @@ class Channels:
             lock.release()
             if not lock.locked:
                 self._locks.pop(name, None)
+                if not self._locks:
+                    self._locks.clear()  # Without it, Python keeps room for what was in it.
 
     def _add(self, name: str, topic: str) -> Channel:
         # It may know the topic of its user by two names.
@@ -271,7 +296,7 @@ class Channels:
         if len(self._channels) >= most:
             line = f"a connection may have {most} channels at most (--max-topics)"
             raise CommandRefused(ErrorCode.LIMIT_EXCEEDED, line)
-        channel = self._channels[name] = Channel(name, topic, self._expire)
+        channel = self._channels[name] = Channel(name, topic, self)
         return channel
 
     async def _permit(self, channel: Channel, token: str) -> None:
@@ -367,7 +392,7 @@ class Channels:
             self._subscriptions.grouped,
             self._codec.form_of(bits, channel.name) if is_alias else self._codec.form(bits),
             began=began,
-            lost=lambda keeps_up: self._lost(channel, keeps_up),
+            lost=channel.lost,
         )
         self._subscriptions.start(channel.topic, subscriber, after)
         return subscriber
@@ -400,18 +425,6 @@ class Channels:
         }
         # As in Protobuf, what is false is left out.
         return {key: value for key, value in result.items() if value is not False}
-
-    def _lost(self, channel: Channel, keeps_up: bool) -> None:
-        """End a subscription that lacks a publication, so that the client begins it anew."""
-        if not keeps_up:
-            self._link.close_with(SLOW)
-        elif channel.replied:
-            self._end(channel, INSUFFICIENT_STATE)
-        else:
-            self._forget(channel.name)
-
-    def _expire(self, channel: Channel) -> None:
-        self._end(channel, SUBSCRIPTION_EXPIRED)
 
     def _end_matching(self, matches: Callable[[str], bool], closing: Closing) -> int:
         """End the subscriptions to topics that match, as a permission was revoked."""

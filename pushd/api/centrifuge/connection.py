@@ -262,6 +262,8 @@ class Connection:
 
     def _finish(self, result: object, id: int, done: Deferred[None]) -> None:
         del self._waiting[done]
+        if not self._waiting:
+            self._waiting.clear()  # Without it, Python keeps room for what was in it.
         if not isinstance(result, Failure) or not id or result.check(CancelledError):
             return
         error = result.value

@@ -501,6 +501,15 @@ class RedisNames:
         return f"{self.prefix}:{self.db}!node:{node}".encode()
 
     @property
+    def call_channel(self) -> bytes:
+        """Return the channel of calls of other nodes, whose name is that of no topic's channel."""
+        return f"{self.prefix}:{self.db}!calls".encode()
+
+    def answer_channel(self, node: str) -> bytes:
+        """Return the channel of the answers to a node, whose name is that of no topic's channel."""
+        return f"{self.prefix}:{self.db}!answers:{node}".encode()
+
+    @property
     def schedules(self) -> str:
         """The key of the sorted set of schedules, each with the time at which it was made."""
         return f"{self.prefix}:schedules"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 
 from pushd.errors import Unavailable
-from pushd.topics.broker import MemoryBroker
+from pushd.topics.broker import AnswerCall, MemoryBroker
 from pushd.topics.rules import Rule, Rules
 from tests.support.centrifuge_client import CentrifugeTestCase, Client
 from tests.support.keyring import secret_keys, sign
@@ -186,6 +186,64 @@ class ReadTests(ApiTestCase):
         counts = [node[f"num_{one}"] for one in ("clients", "users", "subs", "channels")]
         self.assertEqual(counts, [1, 1, 2, 2])
         self.assertEqual(node["uptime"], 7)
+
+
+class FakeCalls:
+    """Takes down what is asked of other nodes, and answers for one."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, Any]] = []
+        self.reply: Any = None
+
+    def serve(self, answer: AnswerCall) -> None:
+        """Keep what answers the calls of other nodes."""
+        self.answer = answer
+
+    def call(self, method: str, argument: Any) -> Deferred[list[Any]]:
+        """Answer."""
+        self.asked.append((method, argument))
+        return succeed([self.reply])
+
+
+class NodesTests(ApiTestCase):
+    """Several nodes."""
+
+    def setUp(self) -> None:
+        """Start a daemon that has another node beside it."""
+        self.calls = FakeCalls()
+        self.patch(MemoryBroker, "calls", self.calls)
+        super().setUp()
+
+    def test_added(self) -> None:
+        """What is at several nodes is added up, or listed."""
+        self.enter("ann", "news", "x")
+        self.calls.reply = {"news": 2, "y": 1}
+        channels = self.result("channels")["channels"]
+        counts = {name: one["num_clients"] for name, one in channels.items()}
+        self.assertEqual(counts, {"news": 3, "x": 1, "y": 1})
+        self.calls.reply = {"name": "other"}
+        names = [node["name"] for node in self.result("info")["nodes"]]
+        self.assertEqual(names, ["pushd", "other"])
+
+    def test_asked(self) -> None:
+        """Other nodes are asked what this one was, unless that is wrong."""
+        requests: list[tuple[str, dict[str, Any]]] = [
+            ("disconnect", {"user": "ann", "disconnect": {"code": 4000, "reason": "x"}}),
+            ("unsubscribe", {"user": "ann", "channel": "x", "client": "c"}),
+            ("refresh", {"user": "ann", "expired": True}),
+        ]
+        for method, request in requests:
+            self.assertEqual(self.result(method, **request), {})
+            self.assertEqual(self.code(method), 107)
+        self.assertEqual(self.calls.asked, requests)
+
+    def test_answers(self) -> None:
+        """Other nodes are answered."""
+        client, _ = self.enter("ann", "news")
+        self.assertEqual(self.calls.answer("channels", {}), {"news": 1})
+        self.calls.answer("disconnect", {"user": "ann"})
+        self.daemon.settle()
+        self.assertIsNotNone(client.browser.closing)
 
 
 class ClientTests(ApiTestCase):
