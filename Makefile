@@ -129,7 +129,9 @@ browser: chromium nginx haproxy .venv/npm/.ready .venv/sdk/.ready  ## Tests of t
 	# By name, as some of them take long. With what the SDK for JavaScript does in Node beside that.
 	$(BIN)/pytest -v --no-header -n 3 --dist loadfile tests/browser \
 		'tests/sdk/test_javascript.py::test_scenario[tokens-json]' \
-		'tests/sdk/test_javascript.py::test_scenario[batch-protobuf]'
+		'tests/sdk/test_javascript.py::test_scenario[batch-protobuf]' \
+		'tests/sdk/test_transports.py::test_scenario[batch-sse-json]' \
+		'tests/sdk/test_transports.py::test_scenario[recovery-http_stream-protobuf]'
 
 .PHONY: docs
 docs: .venv/docs/.ready  ## Build the documentation as a site: build/docs/index.html
@@ -151,8 +153,9 @@ asgi: redis .venv/asgi/.ready  ## Serve ASGI applications of many frameworks (2 
 	.venv/asgi/bin/pytest -q -n 4 --dist loadfile tests/live/asgi tests/live/test_asgi.py
 
 .PHONY: sdk
-sdk: redis chromium .venv/sdk/.ready  ## Run the SDKs of Centrifugo against pushd (1 min); needs Node
-	$(BIN)/pytest -q -n 2 tests/sdk tests/browser/test_centrifuge.py --ignore tests/sdk/suites
+sdk: redis chromium nginx haproxy .venv/sdk/.ready  ## Run the SDKs of Centrifugo against pushd (4 min); needs Node
+	$(BIN)/pytest -q -n 2 tests/sdk tests/browser/test_centrifuge.py \
+		tests/browser/test_centrifuge_transports.py --ignore tests/sdk/suites
 
 .PHONY: sdk-suites
 sdk-suites: $(SDK_PYTHON) $(SDK_JS)  ## Run the tests that the SDKs have of their own (2 min); needs Node and GitHub

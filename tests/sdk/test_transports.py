@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.sdk.daemon import API_KEY, SdkDaemon, make_token
+from tests.support.proxies import run_proxy
 from tests.support.redis_server import RedisServer
 
 _SCENARIOS = Path(__file__).with_name("transports.mjs")
@@ -24,9 +25,18 @@ _PATIENCE = 60
 TRANSPORTS = (("sse", "json"), ("http_stream", "json"), ("http_stream", "protobuf"))
 
 
-def run(daemon: SdkDaemon, scenario: str, transport: str, format: str, emulation: str = "") -> None:
+def run(
+    daemon: SdkDaemon,
+    scenario: str,
+    transport: str,
+    format: str,
+    *,
+    url: str | None = None,
+    emulation: str = "",
+) -> None:
     """Run a scenario, and check that it succeeds.
 
+    :param url: of a proxy, if there is one.
     :param emulation: where commands are sent; by default to the daemon.
     """
     tokens = {
@@ -36,7 +46,7 @@ def run(daemon: SdkDaemon, scenario: str, transport: str, format: str, emulation
         "server": make_token(sub="ann", channels=["news/ann"]),
     }
     environment = {
-        "URL_HTTP": daemon.url,
+        "URL_HTTP": daemon.url if url is None else url,
         "URL_EMULATION": emulation,
         "URL_API": daemon.api,
         "API_KEY": API_KEY,
@@ -80,7 +90,7 @@ def test_nodes(tmp_path: Path, transport: str, format: str) -> None:
             folder.mkdir()
         broker = ("--broker", redis.url)
         with SdkDaemon(folders[0], *broker) as one, SdkDaemon(folders[1], *broker) as other:
-            run(one, "nodes", transport, format, f"{other.url}emulation")
+            run(one, "nodes", transport, format, emulation=f"{other.url}emulation")
 
 
 @pytest.mark.parametrize("transport", ["uni_sse", "uni_http_stream", "uni_websocket"])
@@ -88,3 +98,15 @@ def test_unidirectional(tmp_path: Path, transport: str) -> None:
     """A client without an SDK is told what is published, and resumes."""
     with SdkDaemon(tmp_path) as daemon:
         run(daemon, "unidirectional", transport, "json")
+
+
+@pytest.mark.parametrize(("transport", "format"), TRANSPORTS)
+@pytest.mark.parametrize("proxy", ["nginx", "haproxy"])
+def test_proxies(tmp_path: Path, proxy: str, transport: str, format: str) -> None:
+    """No proxy holds back what is streamed."""
+    with SdkDaemon(tmp_path) as daemon:
+        upstream = daemon.url.split("/")[2]
+        with run_proxy(proxy, upstream, tmp_path) as port:
+            url = f"http://localhost:{port}/"
+            run(daemon, "conversation", transport, format, url=url)
+            run(daemon, "recovery", transport, format, url=url)
