@@ -5,6 +5,7 @@ A session is a connection at one node. Requests may come to any node, which pass
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -20,6 +21,9 @@ from pushd.topics.broker import NodeRelay
 
 # Bytes of a request beside the commands.
 _SPARE = 4096
+
+# What may be the name of a session.
+_SESSION = re.compile("[0-9a-f]{1,64}")
 
 
 def max_emulation_body(max_message: int) -> int:
@@ -47,6 +51,8 @@ class Emulation:
 
         What another node is told is taken if that node is there. Fails with ``Unavailable``.
         """
+        if not _SESSION.fullmatch(session):
+            return succeed(False)
         if node == self._dependencies.node:
             return succeed(self._pass_on(session, commands))
         if self._relay is None:
@@ -67,7 +73,10 @@ class Emulation:
 
 
 class EmulationResource(PageResource):
-    """The path to which clients send commands."""
+    """The path to which clients send commands.
+
+    It serves open streams for as long as they last, also while the daemon is stopping.
+    """
 
     def __init__(self, dependencies: CentrifugeDependencies, emulation: Emulation) -> None:
         super().__init__(dependencies, "POST")
@@ -88,10 +97,13 @@ class EmulationResource(PageResource):
 
 
 def _answer_sent(is_sent: bool, request: Any) -> None:
-    response = Response(204)
-    if not is_sent:
-        response = json_refusal(404, "the session is over, or never was: connect again", "session")
-    write_response(request, response)
+    if is_sent:
+        # As a message over a WebSocket, it is counted in the line of the stream's end.
+        request.has_access_line = False
+        write_response(request, Response(204))
+        return
+    reason = "the session is over, or never was: connect again"
+    write_response(request, json_refusal(404, reason, "session"))
 
 
 def _answer_failed(failure: Failure, request: Any) -> None:

@@ -60,8 +60,6 @@ class PageResource(Resource, ABC):
 
     def render(self, request: Any) -> int:
         """Answer, or refuse the request."""
-        if refuses_all(request, self._dependencies.state.connections):
-            return NOT_DONE_YET
         if request.method == b"OPTIONS":
             headers = {"Allow": allowed_methods(*self._methods)}
             if request.header(b"access-control-request-method"):
@@ -133,6 +131,8 @@ class StreamResource(PageResource):
 
     def answer(self, request: Any) -> None:
         """Open a stream, and carry out the first command."""
+        if refuses_all(request, self._dependencies.state.connections):
+            return
         transport = self._transport
         if transport is HTTP_STREAM and is_protobuf(request):
             transport = _PROTOBUF_STREAM

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
+from twisted.logger import capturedLogs
 
 from pushd.access.limits import Limits
 from pushd.api.centrifuge.emulation import max_emulation_body
@@ -103,6 +104,20 @@ class EmulationTests(StreamTestCase):
         self.assertEqual(status, 400)
         self.assertEqual(error["error"], "not a request with commands: malformed Protobuf")
 
+    def test_log(self) -> None:
+        """What is refused has an access line; what is taken is counted with its stream."""
+        client = self.lines()
+        with capturedLogs() as logs:
+            client.send({})
+            client.send({})
+            self.send({"session": "a", "node": "b", "data": "{}"})
+            client.leave()
+        lines = [log["status"] for log in logs if log.get("path") == EMULATION]
+        self.assertEqual(lines, [404])
+        [closed] = [log for log in logs if log.get("event") == "closed"]
+        size = len('{"id": 1, "connect": {}}' + "{}" + "{}")
+        self.assertEqual((closed["messages_in"], closed["bytes_in"]), (3, size))
+
     def test_content_type(self) -> None:
         """The type of the body may have parameters, in any case."""
         client = self.protobuf()
@@ -178,6 +193,16 @@ class NodeTests(StreamTestCase):
         client.leave()
         self.assertEqual(client.post(client.encode({}), self.daemons[1]).status, 204)
         self.relays[0].receive(b"\xff\xff nonsense")
+
+    def test_names(self) -> None:
+        """What cannot be the name of a session is not passed on."""
+        client = self.lines()
+        received: list[bytes] = []
+        self.relays[0].receive = received.append
+        for session in ("", "a b", "x" * 65, "é"):
+            client.connected["session"] = session
+            self.assertEqual(client.post(client.encode({}), self.daemons[1]).status, 404)
+        self.assertEqual(received, [])
 
     def test_no_node(self) -> None:
         """A node that is gone is not found."""

@@ -145,18 +145,21 @@ class OpenTests(StreamTestCase):
         self.assertIn("session", self.protobuf().connected)
 
     def test_stopping(self) -> None:
-        """A daemon that is stopping accepts no streams and no commands."""
+        """A daemon that is stopping opens no streams; those that are open take commands."""
+        self.start(drain=5)
         client = self.lines()
+        body = client.encode({"id": 9, "ping": {}})
         connections = [self.daemon.open_connection() for _ in range(2)]
         self.daemon.begin_stop()
-        for connection, path in zip(
-            connections, ("/connection/http_stream", "/emulation"), strict=True
+        for connection, path, status in zip(
+            connections, ("/connection/http_stream", "/emulation"), (503, 204), strict=True
         ):
-            head = f"POST {path} HTTP/1.1\r\nHost: localhost:8080\r\nContent-Length: 2\r\n\r\n"
-            connection.send(head.encode() + b"{}")
+            head = f"POST {path} HTTP/1.1\r\nHost: localhost:8080\r\n"
+            connection.send(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
             answer = connection.answer()
             assert answer is not None
-            self.assertEqual((answer.status, answer.headers["Retry-After"]), (503, "1"))
+            self.assertEqual(answer.status, status)
+        self.assertIn("ping", client.reply(9))
         self.daemon.advance(5)
         self.assertEqual(client.disconnected, (3001, "shutdown"))
 
