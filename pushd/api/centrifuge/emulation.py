@@ -102,7 +102,7 @@ def _answer_sent(is_sent: bool, request: Any) -> None:
         request.has_access_line = False
         write_response(request, Response(204))
         return
-    reason = "the session is over, or never was: connect again"
+    reason = request.why_refused = "the session is over, or never was: connect again"
     write_response(request, json_refusal(404, reason, "session"))
 
 
@@ -114,6 +114,7 @@ def _answer_failed(failure: Failure, request: Any) -> None:
         return
     headers = {"Retry-After": f"{failure.value.retry_after}"}
     reason = f"the node of the session cannot be reached: {failure.value}"
+    request.why_refused = reason
     write_response(request, json_refusal(503, reason, "broker", headers))
 
 
