@@ -93,6 +93,26 @@ class TopicSource(Protocol):
         """Stop that, as the topic has no subscribers on this node any more."""
 
 
+class NodeRelay(Protocol):
+    """Passes messages from one node to another."""
+
+    @property
+    def node(self) -> str:
+        """The name of this node, which no other has."""
+
+    def start(self, receive: Callable[[bytes], object]) -> None:
+        """Call a function with each message for this node.
+
+        To be called before the broker starts; without that, there are no messages.
+        """
+
+    def send(self, node: str, message: bytes) -> Deferred[bool]:
+        """Pass a message to a node; the Deferred tells whether there is such a node.
+
+        Messages from one node to another arrive in order. Fails with ``Unavailable``.
+        """
+
+
 #: Answers a call of another node: takes the name of a method, and its argument. The argument and
 #: what it returns are values of JSON.
 AnswerCall = Callable[[str, Any], Any]
@@ -125,6 +145,10 @@ class Broker(TopicSource, Protocol):
     @property
     def revocations(self) -> RevocationExchange | None:
         """Shares revocations with other nodes; None for a single process."""
+
+    @property
+    def relay(self) -> NodeRelay | None:
+        """Passes messages to single nodes; None for a single process."""
 
     @property
     def calls(self) -> NodeCalls | None:
@@ -196,6 +220,7 @@ class MemoryBroker:
     #: There are no other nodes.
     presence: PresenceExchange | None = None
     revocations: RevocationExchange | None = None
+    relay: NodeRelay | None = None
     calls: NodeCalls | None = None
 
     def __init__(self, clock: IReactorTime, history: History, generation: str = UNKNOWN) -> None:

@@ -216,7 +216,9 @@ class FakeSession:
         if args[0] == "ZRANGE":
             return self.redis.reply([id.encode() for id in self.redis.schedules.schedules])
         if args[0] == "PUBLISH":
-            return self.redis.reply(self.redis.send_message(args[1], args[2].encode()))
+            _, channel, message = args
+            sent = message if isinstance(message, bytes) else message.encode()
+            return self.redis.reply(self.redis.send_message(channel, sent))
         if args[0] == "DEL":
             self.redis.history.forget(str(args[1]).partition("{")[2].partition("}")[0])
             return self.redis.reply(1)

@@ -23,12 +23,12 @@ from pushd.api.centrifuge.codes import (
     Unsubscription,
 )
 from pushd.api.centrifuge.dependencies import CentrifugeDependencies
+from pushd.api.centrifuge.link import Link
 from pushd.api.centrifuge.presence import JoinLeaveWatcher, changes_form, changes_form_of
 from pushd.api.centrifuge.subscriber import CentrifugeSubscriber
 from pushd.api.centrifuge.tokens import lifetime, read_subscription_token, subject_of
 from pushd.api.topic_access import Caller
 from pushd.errors import BadRequest, BadToken, CommandRefused, Denied, TokenExpired
-from pushd.protocols.websocket.socket import WebSocket
 from pushd.protocols.websocket.subscriptions import WebSocketSubscriptions
 from pushd.topics.attendance import Participant
 from pushd.topics.cursor import LOST
@@ -100,36 +100,36 @@ class Channels:
         "_client",
         "_codec",
         "_dependencies",
+        "_link",
         "_locks",
         "_send",
         "_state",
         "_subscriptions",
-        "_websocket",
         "caller",
     )
 
     def __init__(
         self,
         dependencies: CentrifugeDependencies,
-        websocket: WebSocket,
+        link: Link,
         codec: Codec,
         client: str,
         send: Callable[[Mapping[str, Any]], object],
     ) -> None:
         self._dependencies = dependencies
         self._state = dependencies.state
-        self._websocket = websocket
+        self._link = link
         self._codec = codec
         self._client = client
         self._send = send
         #: The client as its request and its token identify it.
         self.caller = Caller()
-        self._subscriptions = WebSocketSubscriptions(websocket, self._state.hub)
+        self._subscriptions = WebSocketSubscriptions(link, self._state.hub)
         # By name, those that are asked for among them.
         self._channels: dict[str, Channel] = {}
         self._locks: dict[str, DeferredLock] = {}
-        websocket.attach(self._subscriptions, self._end_matching)
-        self._state.connections.set_topics(websocket, self._channels)
+        link.attach(self._subscriptions, self._end_matching)
+        self._state.connections.set_topics(link, self._channels)
 
     def stop(self) -> None:
         """Forget all channels: the conversation is over."""
@@ -255,10 +255,10 @@ class Channels:
 
         def began(id: Id, recovered: bool) -> None:
             if not recovered:
-                self._websocket.close_with(STATE_LOST)
+                self._link.close_with(STATE_LOST)
 
         for name, (after, _) in prepared.items():
-            if self._websocket.is_closed():
+            if self._link.is_closed():
                 return
             channel = self._channels[name]
             channel.replied = True
@@ -274,7 +274,7 @@ class Channels:
     def lose(self, channel: Channel, keeps_up: bool) -> None:
         """End a subscription that lacks a publication, so that the client begins it anew."""
         if not keeps_up:
-            self._websocket.close_with(SLOW)
+            self._link.close_with(SLOW)
         elif channel.replied:
             self._end(channel, INSUFFICIENT_STATE)
         else:
@@ -327,12 +327,12 @@ class Channels:
         ):
             allowed = dependencies.access.authorize(self.caller, "subscribe", channel.topic)
             identity = await allowed or own
-        if self._channels.get(channel.name) is not channel or self._websocket.is_closed():
+        if self._channels.get(channel.name) is not channel or self._link.is_closed():
             raise _ended()
         channel.identity = identity
         channel.has_token = own is not None
         channel.expires = inf if own is None else own.expires
-        connection = self._state.connections.find(self._websocket)
+        connection = self._state.connections.find(self._link)
         if connection is not None and identity is not None and connection.subject is None:
             connection.subject = identity.subject or None
         ends = channel.expires + LEEWAY
@@ -367,7 +367,7 @@ class Channels:
     ) -> None:
         """Subscribe to a channel, which the client may do."""
         after = await self._position(channel.topic, request)
-        if self._channels.get(channel.name) is not channel or self._websocket.is_closed():
+        if self._channels.get(channel.name) is not channel or self._link.is_closed():
             raise _ended()
         refused: list[CommandRefused] = []
 
@@ -394,10 +394,10 @@ class Channels:
     def _subscribe(
         self, channel: Channel, after: Id | None, began: Callable[[Id, bool], object]
     ) -> CentrifugeSubscriber:
-        bits = self._websocket.wire.window_bits
+        bits = self._link.wire.window_bits
         is_alias = channel.name != channel.topic
         subscriber = CentrifugeSubscriber(
-            self._websocket,
+            self._link,
             self._subscriptions.grouped,
             self._codec.form_of(bits, channel.name) if is_alias else self._codec.form(bits),
             began=began,
@@ -409,14 +409,14 @@ class Channels:
     def _attend(self, channel: Channel, subscriber: CentrifugeSubscriber) -> None:
         """Take part in the presence of a channel, if it has that."""
         attendances, topic = self._state.attendances, channel.topic
-        has_ended = self._channels.get(channel.name) is not channel or self._websocket.is_closed()
+        has_ended = self._channels.get(channel.name) is not channel or self._link.is_closed()
         if has_ended or not attendances.has(topic):
             return
         codec, name = self._codec, channel.name
         form = changes_form(codec) if name == topic else changes_form_of(codec, name)
         # First, as a client is told that it has joined itself.
-        channel.watcher = JoinLeaveWatcher(self._websocket, form, attendances.presence, topic)
-        participant = Participant(attendances, self._websocket, channel.identity, self._client)
+        channel.watcher = JoinLeaveWatcher(self._link, form, attendances.presence, topic)
+        participant = Participant(attendances, self._link, channel.identity, self._client)
         subscriber.attend(participant.join(topic))
 
     def _result(

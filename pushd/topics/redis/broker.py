@@ -33,7 +33,7 @@ from twisted.python.failure import Failure
 from pushd.access.permissions import RevocationExchange
 from pushd.errors import RedisError, RedisUnavailable, Unavailable
 from pushd.schedule.histogram import Histogram
-from pushd.topics.broker import Draft, NodeCalls, ignore_gap, succeed_at_once
+from pushd.topics.broker import Draft, NodeCalls, NodeRelay, ignore_gap, succeed_at_once
 from pushd.topics.cursor import UNKNOWN, Cursor
 from pushd.topics.history import Retention
 from pushd.topics.presence import PresenceExchange
@@ -43,6 +43,7 @@ from pushd.topics.redis.followed_topic import FollowedTopic
 from pushd.topics.redis.node_calls import RedisNodeCalls
 from pushd.topics.redis.presence import RedisPresence
 from pushd.topics.redis.reconnect import Reconnector
+from pushd.topics.redis.relay import RedisRelay
 from pushd.topics.redis.revocations import RedisRevocations
 from pushd.topics.redis.schedules import RedisSchedules
 from pushd.topics.redis.scripts import RedisNames
@@ -114,6 +115,9 @@ class RedisBroker:
         self.revocations = self._revocations = RedisRevocations(
             reactor, self._reconnector, names, node=node, name=name
         )
+        #: Passes messages to single nodes.
+        self.relay: NodeRelay | None
+        self.relay = self._relay = RedisRelay(self._reconnector, names, node=node, name=name)
         self._wait_timeouts = make_timeouts(reactor, self.fault)
         #: Calls the other nodes.
         self.calls: NodeCalls | None
@@ -256,6 +260,7 @@ class RedisBroker:
         self._sync.connected()
         self._presence.connected()
         self._revocations.connected(session)
+        self._relay.connected(session)
         self._calls.connected(session)
         self.schedules.connected(session)
 
@@ -267,7 +272,7 @@ class RedisBroker:
         self.schedules.disconnected()
 
     def _receive(self, channel: bytes, message: bytes) -> None:
-        parts = (self._sync, self._presence, self._revocations, self._calls)
+        parts = (self._sync, self._presence, self._revocations, self._relay, self._calls)
         any(part.receive(channel, message) for part in parts)
 
     async def _replay(self, name: str, after: Id | None, limit: int) -> Replay:

@@ -504,6 +504,10 @@ class RedisNames:
         """Return the channel of revocations, whose name is that of no topic's channel."""
         return f"{self.prefix}:{self.db}!revocations".encode()
 
+    def relay_channel(self, node: str) -> bytes:
+        """Return the channel of messages for a node, whose name is that of no topic's channel."""
+        return f"{self.prefix}:{self.db}!node:{node}".encode()
+
     @property
     def call_channel(self) -> bytes:
         """Return the channel of calls of other nodes, whose name is that of no topic's channel."""
