@@ -242,7 +242,7 @@ $(SDK_PYTHON): | .venv/.dev
 	rm -rf $(@D)
 	mkdir -p $(@D)
 	$(BIN)/python -m pip download -qq --disable-pip-version-check --no-input --no-deps \
-		--no-binary :all: -d $(@D) centrifuge-python==$(SDK_PYTHON_VERSION) < /dev/null
+		--no-binary centrifuge-python -d $(@D) centrifuge-python==$(SDK_PYTHON_VERSION) < /dev/null
 	tar -xzf $(@D)/*.tar.gz -C $(@D) --strip-components 1
 	touch $@
 

@@ -41,6 +41,8 @@ class Draft:
     #: The name of its event, and whether the data is JSON; see ``Publication``.
     event: str | None = None
     is_json: bool = False
+    #: See ``Publication``.
+    metadata: str | None = None
 
 
 def ignore_gap(topic: str, last: Id) -> None:
@@ -344,7 +346,9 @@ class MemoryBroker:
         topic, key = draft.topic, draft.key
         if key is not None and (topic, key) in self._ids:
             return self._ids[topic, key]
-        publication = self._history.add(topic, draft.data, draft.event, draft.is_json)
+        publication = self._history.add(
+            topic, draft.data, draft.event, draft.is_json, draft.metadata
+        )
         self.published += 1
         if key is not None:
             self._remember((topic, key), publication.id)

@@ -82,9 +82,11 @@ def test_conversation(tmp_path: Path, use_protobuf: bool) -> None:
             await channel.ready(_PATIENCE)
             assert (await following(joined)).info.client
             await channel.publish(encode({"text": "é"}))
-            assert decode((await following(published)).pub.data) == {"text": "é"}
-            daemon.call("publish", channel="chat:1", data=[1])
-            assert decode((await following(published)).pub.data) == [1]
+            made = (await following(published)).pub
+            assert (decode(made.data), made.info.client) == ({"text": "é"}, client.client_id)
+            daemon.call("publish", channel="chat:1", data=[1], tags={"a": "b"})
+            made = (await following(published)).pub
+            assert (decode(made.data), made.tags) == ([1], {"a": "b"})
             page = await channel.history(limit=-1, reverse=True)
             assert [decode(one.data) for one in page.publications] == [[1], {"text": "é"}]
             since = StreamPosition(offset=1, epoch=page.epoch)
@@ -141,8 +143,11 @@ def test_two_nodes(tmp_path: Path) -> None:
             await channel.subscribe()
             await following(began)
             await following(joined)
-            other.call("publish", channel="news", data=1)
-            assert (await following(published)).pub.data == 1
+            other.call("publish", channel="news", data=1, tags={"a": "b"})
+            made = (await following(published)).pub
+            assert (made.data, made.tags) == (1, {"a": "b"})
+            [kept] = (await channel.history(limit=-1)).publications
+            assert kept.tags == {"a": "b"}
             async with connected(other, use_protobuf=False) as second:
                 far = second.new_subscription("news")
                 await far.subscribe()

@@ -112,10 +112,15 @@ class FakeRedis:
         self.answer()
 
     def publish(
-        self, topic: str, data: str | bytes, event: str | None = None, is_json: bool = False
+        self,
+        topic: str,
+        data: str | bytes,
+        event: str | None = None,
+        is_json: bool = False,
+        metadata: str | None = None,
     ) -> Id:
         """Publish as another node."""
-        publication = self.history.add(topic, data, event, is_json)
+        publication = self.history.add(topic, data, event, is_json, metadata)
         if not self.silent:
             self.send(publication)
         return publication.id
@@ -123,7 +128,9 @@ class FakeRedis:
     def send(self, publication: Publication) -> None:
         """Send a publication to all sessions that are subscribed to its channel."""
         channel = NAMES.channel(publication.topic)
-        kind, data = encode(publication.data, publication.event, publication.is_json)
+        kind, data = encode(
+            publication.data, publication.event, publication.is_json, publication.metadata
+        )
         self.send_message(
             channel, f"{publication.id} {publication.sequence} {kind}".encode() + data
         )
@@ -257,7 +264,7 @@ class FakeSession:
         replay = self.redis.history.replay(NAMES.read_topic(keys[0].encode()), after, limit)
         entries = []
         for one in replay.publications:
-            kind, data = encode(one.data, one.event, one.is_json)
+            kind, data = encode(one.data, one.event, one.is_json, one.metadata)
             entry = [f"{one.id.offset}-1".encode(), kind.encode(), data, b"%d" % one.sequence]
             entries.append(entry)
         return [

@@ -166,6 +166,15 @@ class Channels:
         await self._dependencies.access.authorize(self.caller, action, topic)
         return topic
 
+    def info_of(self, name: str) -> dict[str, Any]:
+        """Return what others may know of the client that publishes to a channel."""
+        channel = self._channels.get(name)
+        identity = self.caller.identity if channel is None else channel.identity
+        info: dict[str, Any] = {"user": subject_of(identity), "client": self._client}
+        if identity is not None and identity.info is not None:
+            info["conn_info"] = identity.info
+        return info
+
     # Commands
 
     async def subscribe(

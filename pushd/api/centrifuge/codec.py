@@ -131,9 +131,10 @@ class JsonCodec:
 
     def publication(self, publication: Publication) -> dict[str, Any]:
         """Return a publication: JSON as it is, text as a string, bytes as a string in base64."""
-        data, value = publication.data, {"offset": publication.id.offset}
+        data, value = publication.data, _describe(publication, self.value)
         if isinstance(data, bytes):
-            return {"data": b64encode(data).decode(), "tags": _BASE64, **value}
+            tags = {**value.get("tags", {}), **_BASE64}
+            return {"data": b64encode(data).decode(), **value, "tags": tags}
         if publication.is_json:
             # Its line ends are only between values; here they would end the reply.
             data = JsonText(data.replace("\r", " ").replace("\n", " "))
@@ -222,7 +223,7 @@ class ProtobufCodec:
         """Return a publication: its bytes, or its text in UTF-8."""
         data = publication.data
         encoded = data if isinstance(data, bytes) else data.encode()
-        return {"data": encoded, "offset": publication.id.offset}
+        return {"data": encoded, **_describe(publication, self.value)}
 
     def data(self, value: Any) -> tuple[str | bytes, bool]:
         """Return bytes as JSON if they are that, else as text if they are, else as they are."""
@@ -271,6 +272,20 @@ def _make_form(codec: Codec, window_bits: int, channel: str | None) -> Form:
         return codec.frame(codec.write([{"push": push}]), window_bits)
 
     return form
+
+
+def _describe(publication: Publication, value: Callable[[Any], Any]) -> dict[str, Any]:
+    """Return what stands beside the data: the offset, the client that published, and tags.
+
+    :param value: returns what is known of the client as the format has it.
+    """
+    described: dict[str, Any] = {"offset": publication.id.offset}
+    if publication.metadata is not None:
+        described |= json.loads(publication.metadata)
+        if "conn_info" in described.get("info", {}):
+            info = described["info"]
+            info["conn_info"] = value(info["conn_info"])
+    return described
 
 
 def parse_json(text: str | bytes) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from enum import Enum
@@ -42,6 +43,8 @@ from pushd.api.centrifuge.tokens import (
 from pushd.api.keep_alives import KEEP_ALIVE_INTERVAL
 from pushd.api.topic_access import Caller, with_identity
 from pushd.errors import BadRequest, BadToken, CommandRefused, Denied, TokenExpired, Unavailable
+from pushd.topics.broker import Draft
+from pushd.topics.publication import check_metadata
 from pushd.views.request import Request
 
 _log = Logger(namespace="pushd.api")
@@ -358,7 +361,12 @@ class Connection:
         if len(data.encode() if isinstance(data, str) else data) > limit:
             raise CommandRefused(ErrorCode.LIMIT_EXCEEDED, f"data must be at most {limit} bytes")
         await state.hub.room()
-        await state.broker.publish(topic, data, is_json=is_json)
+        try:
+            metadata = json.dumps({"info": self._channels.info_of(request["channel"])})
+            draft = Draft(topic, data, is_json=is_json, metadata=check_metadata(metadata))
+        except ValueError as error:
+            raise CommandRefused(ErrorCode.BAD_REQUEST, f"info of the token: {error}") from None
+        await state.broker.publish_all((draft,))
         return {}
 
     async def _presence(self, request: dict[str, Any]) -> dict[str, Any]:

@@ -46,6 +46,9 @@ _PUBLICATION = {
 }
 _USER = {"user": Field(0, "string"), "client": Field(0, "string")}
 
+# Bytes of the tags of a publication, as JSON in ASCII.
+_MAX_TAGS = 4096
+
 # The requests, by method, and what they consist of. The numbers of fields are of no use in JSON.
 _MESSAGES: Mapping[str, Mapping[str, Field]] = {
     "publish": {**_CHANNEL, **_PUBLICATION},
@@ -154,9 +157,7 @@ class HttpApi:
     async def _publish(self, request: dict[str, Any]) -> dict[str, Any]:
         draft = self._draft(_topic(request.get("channel", "")), request)
         await self._state.hub.room()
-        id = await self._state.broker.publish(
-            draft.topic, draft.data, draft.key, is_json=draft.is_json
-        )
+        [id] = await self._state.broker.publish_all((draft,))
         return _position(id)
 
     async def _broadcast(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -268,9 +269,14 @@ class HttpApi:
 
     def _draft(self, topic: str, request: dict[str, Any]) -> Draft:
         """Return the publication that a request asks for. Raises CommandRefused."""
-        if request.get("skip_history") or request.get("tags"):
-            line = "skip_history and tags are not available"
-            raise CommandRefused(ErrorCode.NOT_AVAILABLE, line)
+        if request.get("skip_history"):
+            raise CommandRefused(ErrorCode.NOT_AVAILABLE, "skip_history is not available")
+        metadata = None
+        if request.get("tags"):
+            metadata = json.dumps({"tags": request["tags"]})
+            if len(metadata) > _MAX_TAGS:
+                line = f"tags must be at most {_MAX_TAGS} bytes of JSON"
+                raise CommandRefused(ErrorCode.LIMIT_EXCEEDED, line)
         data: str | bytes
         try:
             if request.get("b64data"):
@@ -282,7 +288,8 @@ class HttpApi:
         limit = self._state.rules.find(topic).message_limit(self._state.limits.max_message)
         if len(data.encode() if isinstance(data, str) else data) > limit:
             raise CommandRefused(ErrorCode.LIMIT_EXCEEDED, f"data must be at most {limit} bytes")
-        return Draft(topic, data, request.get("idempotency_key") or None, is_json=is_json)
+        key = request.get("idempotency_key") or None
+        return Draft(topic, data, key, is_json=is_json, metadata=metadata)
 
     async def _describe(self, request: dict[str, Any]) -> Any:
         topic = _topic(request.get("channel", ""))

@@ -103,12 +103,22 @@ class PublishTests(ApiTestCase):
         self.result("publish", channel="a", b64data="AP8=")
         self.assertEqual([one["pub"]["data"] for one in client.pushes], [{"x": 1}, "AP8="])
 
+    def test_tags(self) -> None:
+        """Clients get the tags, and so does who reads the history."""
+        client, _ = self.enter("ann", "a")
+        self.result("publish", channel="a", data=1, tags={"é": "b"})
+        self.result("publish", channel="a", b64data="AP8=", tags={"c": "d"})
+        tags = [{"é": "b"}, {"c": "d", "encoding": "base64"}]
+        self.assertEqual([one["pub"]["tags"] for one in client.pushes], tags)
+        page = self.result("history", channel="a", limit=-1)["publications"]
+        self.assertEqual([one["tags"] for one in page], tags)
+
     def test_mistakes(self) -> None:
         """What cannot be published has the code of its kind."""
         self.assertEqual(self.code("publish", channel="a", b64data="?"), 107)
         self.assertEqual(self.code("publish", channel="a", data="\ud800"), 107)
         self.assertEqual(self.code("publish", channel="a", data=1, skip_history=True), 108)
-        self.assertEqual(self.code("publish", channel="a", data=1, tags={"a": "b"}), 108)
+        self.assertEqual(self.code("publish", channel="a", data=1, tags={"a": "b" * 4096}), 106)
         self.assertEqual(self.code("publish", channel="small", data="123456"), 106)
         self.assertEqual(self.code("publish", channel="small", b64data="MTIzNDU2"), 106)
 
@@ -118,7 +128,7 @@ class PublishTests(ApiTestCase):
         def refuse(*args: Any, **more: Any) -> Deferred[Any]:
             raise Unavailable("gone")
 
-        self.patch(MemoryBroker, "publish", refuse)
+        self.patch(MemoryBroker, "publish_all", refuse)
         self.assertEqual(self.code("publish", channel="a", data=1), 100)
 
     def test_broadcast(self) -> None:
