@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
 
 from twisted.web.resource import Resource
@@ -103,6 +104,7 @@ class HttpTransport:
 _EVENTS = ("sse", ("GET", "POST"), STREAM_HEADERS["content-type"], (event, event_chunk))
 _LINES = ("http_stream", ("POST",), "application/x-ndjson", (line, line_chunk))
 
+#: The transports of clients that send commands, and of those that only listen.
 SSE = HttpTransport(*_EVENTS)
 HTTP_STREAM = HttpTransport(*_LINES)
 UNI_SSE = HttpTransport(*_EVENTS, is_unidirectional=True)
@@ -144,6 +146,7 @@ class StreamResource(PageResource):
         is_get = request.method == b"GET"
         where = _CONNECT if is_get else "body"
         given = read_connect(request) if is_get else request.content.read()
+        request.content = BytesIO()  # The stream may last for days.
         if transport.is_unidirectional:
             asked = parse_connect(given, where)
             self._open(request, transport, len(given)).connect(asked)

@@ -206,6 +206,13 @@ class OpenTests(StreamTestCase):
         self.assertIn('pushd_sent_messages_total{transport="http_stream"} 2.0', text)
         self.assertIn("pushd_received_messages_total 4.0", text)
 
+    def test_memory(self) -> None:
+        """What a client has sent to open its stream is not kept."""
+        clients = [self.lines(data="x" * 100_000), self.sse()]
+        self.assertIn('kind="request"} 0.0', self.control("GET", "/metrics").text)
+        for client in clients:
+            client.leave()
+
     def test_throttle(self) -> None:
         """Opening a stream counts for --max-rate-per-address, also behind a proxy."""
         self.start(proxies=Proxies(["127.0.0.1"]), limits=Limits(max_rate_per_address=1))
