@@ -125,7 +125,7 @@ systemd: systemd-analyze redis  ## Tests under a systemd, in namespaces (1 min);
 	$(if $(filter 0,$(shell id -u)),,sudo )$(BIN)/python -m tests.systemd
 
 .PHONY: browser
-browser: chromium nginx haproxy .venv/npm/.ready .venv/sdk/.ready  ## Tests of the web pages in Chromium
+browser: chromium nginx haproxy .venv/npm/.ready .venv/axe/.ready .venv/sdk/.ready  ## Tests of the web pages in Chromium
 	# By name, as some of them take long. With what the SDK for JavaScript does in Node beside that.
 	$(BIN)/pytest -v --no-header -n 3 --dist loadfile tests/browser \
 		'tests/sdk/test_javascript.py::test_scenario[tokens-json]' \
@@ -318,6 +318,14 @@ $(SDK_JS): | .venv/.dev
 		grep -v '"pushd-client"' $$file > $$folder/package.json
 		npm install --prefix $$folder --no-audit --no-fund --silent < /dev/null
 	done
+	touch $@
+
+# Looks for what makes a page hard to use with a keyboard or a screen reader.
+.venv/axe/.ready: | $(BIN)/pip
+	@echo 'Installing axe-core into .venv/axe ...'
+	$(APT_INSTALL)
+	command -v npm > /dev/null || apt_install npm < /dev/null
+	npm install --prefix .venv/axe --no-audit --no-fund --silent axe-core@4 < /dev/null
 	touch $@
 
 # The oldest Django that setup.cfg allows. .venv itself has the newest for this Python.

@@ -12,26 +12,26 @@ from openapi_spec_validator import validate
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd import __version__
+from pushd.api import operator_page
 from pushd.api.playground import Playground
 from tests.support.openapi import FILES, read_document
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-URLS = ROOT / "pushd/api/urls.py"
 
 # Paths of the documents that no module of pushd/api names: the demo, and files.
 _ELSEWHERE = {"/test/", "/", "/{file}"}
 
 
-def find_served(function: str) -> set[str]:
-    """Return the paths, or their beginnings, that a function of pushd/api/urls.py compares with.
+def find_served(function: str, module: str = "urls") -> set[str]:
+    """Return the paths, or their beginnings, with which a function of pushd/api compares.
 
     Names that it imports, or that stand at the top of the module, are looked up.
     """
-    spec = importlib.import_module("pushd.api.urls")
+    spec = importlib.import_module(f"pushd.api.{module}")
     [body] = [
         node
-        for node in ast.parse(URLS.read_text()).body
+        for node in ast.walk(ast.parse((ROOT / f"pushd/api/{module}.py").read_text()))
         if isinstance(node, ast.FunctionDef) and node.name == function
     ]
     found: set[str] = set()
@@ -117,6 +117,7 @@ class RouteTests(SynchronousTestCase):
     def test_control(self) -> None:
         """So are those of the control port, and the document has no other."""
         served = find_served("control_site")
+        served |= find_served("find", "operator_page") | {f"/{operator_page.FOLDER}"}
         served |= {f"/topics/{{topic}}{suffix}" for suffix in served if suffix == "/presence"}
         paths = set(read_document("control").value["paths"])
         # What goes on after a name is in the document as a parameter.

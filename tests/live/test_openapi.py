@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from http.client import HTTPConnection, HTTPResponse
@@ -53,7 +53,7 @@ STREAM = {"Accept": "text/event-stream"}
 
 # Files and views answer OPTIONS as they like, and ignore parameters that they do not know.
 NO_TOPICS = {
-    *("/", "/{file}", "/test/"),
+    *("/", "/{file}", "/test/", "/operator/{file}"),
     *("/play/publish/", "/play/cut/", "/play/costs/", "/play/topics/{way}/{topic}"),
 }
 
@@ -177,7 +177,12 @@ SUCCESSES = [
     Case("topicPresence", "200"),
     Case("topicPresence", "200", values={"topic": "news"}),
     Case("presence", "200"),
+    Case("rules", "200", values={"topic": "chat/7"}),
     Case("rules", "200"),
+    Case("listPublications", "200", values={"topic": "news"}),
+    Case("snapshots", "200"),
+    Case("page", "200"),
+    Case("pageFile", "200"),
     Case("rules", "200", values={"topic": "news"}),
     Case("listConnections", "200"),
     Case("describeConnection", "200"),
@@ -236,6 +241,11 @@ FAILURES = [
     Case("presence", "404", values={"topic": "news"}),
     Case("presence", "503", daemon="away"),
     Case("rules", "400", values={"topic": "a//b"}),
+    Case("listPublications", "400", values={"limit": 0}),
+    Case("listPublications", "503", daemon="away"),
+    Case("snapshots", "400", query="limit=1"),
+    Case("page", "404", daemon="tokens"),
+    Case("pageFile", "404", values={"file": "none"}),
     Case("listConnections", "400", values={"after": "x"}),
     Case("describeConnection", "400", query="after=1"),
     Case("describeConnection", "404", values={"id": 10**9}),
@@ -293,6 +303,7 @@ CASES = [*SUCCESSES, *FAILURES]
 
 # Descriptions that no single request gets; each has a test of its own below.
 OTHERS = {
+    ("control", "snapshots", "503"),
     ("public", "file", "304"),
     ("public", "playPublish", "429"),
     ("public", "playCut", "429"),
@@ -310,7 +321,7 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Ser
     configured = (*control, "--config", "pushd.toml")
     options = {
         "plain": configured,
-        "tokens": (*control, "--token-key", "secret"),
+        "tokens": (*control, "--token-key", "secret", "--control-page", "off"),
         "away": (*configured, "--broker", "redis://127.0.0.1:1"),
     }
     with (
@@ -356,7 +367,7 @@ def check(service: Service, operation: Operation, port: str, example: Example) -
     described = operation.responses[key].get("headers", {})
     if answer.status in (202, 401, 405, 429):
         assert all(name in answer.headers for name in described), (example, answer)
-    if answer.kind.startswith("text/event-stream"):
+    if port == "public" and answer.kind.startswith("text/event-stream"):
         assert body.startswith(b"event: subscribed\nid: "), body
         data = body.partition(b"\ndata: ")[2]
         document = read_document("public")
@@ -527,6 +538,17 @@ def test_not_modified(services: dict[str, Service]) -> None:
     tag = services["plain"].send("public", operation.example()).headers["ETag"]
     example = operation.example(If_None_Match=tag)
     assert check(services["plain"], operation, "public", example)[0] == "304"
+
+
+def test_too_many_viewers(services: dict[str, Service]) -> None:
+    """The metrics are streamed to so many viewers at once."""
+    operation, service = read_document("control").find("snapshots"), services["plain"]
+    with ExitStack() as stack:
+        for _ in range(32):
+            viewer = stack.enter_context(service.connect("control", operation.example()))
+            assert read_event(viewer).startswith(b"event: about\ndata: {")
+            assert read_event(viewer).startswith(b"event: snapshot\ndata: {")
+        assert check(service, operation, "control", operation.example())[0] == "503"
 
 
 def test_too_many(tmp_path: Path) -> None:
