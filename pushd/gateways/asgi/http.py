@@ -153,6 +153,7 @@ class HttpConversation:
             self._state = _State.COMPLETE
             if request.producer is not None:
                 request.unregisterProducer()
+            del request.broken_off  # It refers to this: a cycle.
             request.finish()
             self._wake_receivers()
 

@@ -63,7 +63,7 @@ def _fields(request: Request, raw_path: bytes, root: str) -> Scope:
     """Return what HTTP and WebSockets have in common."""
     return {
         "asgi": dict(VERSIONS),
-        "server": _server(request),
+        "server": _server(request.host, request.scheme),
         "client": _client(request.peer),
         "root_path": root,
         "path": root + request.path,
@@ -77,12 +77,17 @@ def _fields(request: Request, raw_path: bytes, root: str) -> Scope:
     }
 
 
-def _server(request: Request) -> tuple[str, int | None]:
-    """Return the name and the port by which the client asked."""
-    host, port = split_address(request.host)
-    return host or "localhost", int(port) if port.isdigit() else _DEFAULT_PORTS[request.scheme]
+# Those of the last requests are remembered: most come over connections that stay open.
 
 
+@lru_cache(maxsize=1024)
+def _server(given: str, scheme: str) -> tuple[str, int | None]:
+    """Return the name and the port by which the client asked, in its header Host."""
+    host, port = split_address(given)
+    return host or "localhost", int(port) if port.isdigit() else _DEFAULT_PORTS[scheme]
+
+
+@lru_cache(maxsize=1024)
 def _client(peer: str) -> tuple[str, int] | None:
     """Return the client's address and port; None over a Unix socket, port 0 behind a proxy."""
     address, port = split_address(peer)
