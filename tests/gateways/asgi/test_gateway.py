@@ -15,6 +15,7 @@ from twisted.python.failure import Failure
 from pushd.gateways.asgi.gateway import TaskResult
 from pushd.gateways.asgi.http import HttpConversation
 from pushd.gateways.asgi.scope import Receive, Scope, Send
+from pushd.views.request import Request
 from tests.support.asgi_case import AsgiTestCase, Recorder, body, start
 from tests.support.event_loop_case import EventLoopTestCase
 from tests.support.peer import request
@@ -146,6 +147,11 @@ class StopTests(AsgiTestCase):
         self.assertEqual(self.flushLoggedErrors(), [])
 
 
+def alive(kind: type) -> list[object]:
+    """Return the objects of a type that have not been freed."""
+    return [one for one in gc.get_objects() if type(one) is kind]
+
+
 class AtOnceTests(AsgiTestCase):
     """Calls that need not wait for anything."""
 
@@ -184,9 +190,19 @@ class AtOnceTests(AsgiTestCase):
         gc.collect()
         gc.disable()
         self.addCleanup(gc.enable)
+        before = alive(HttpConversation)
         loop.run(self.get)
         self.assertIn(b"ok", self.server.sent)
-        self.assertEqual([one for one in gc.get_objects() if type(one) is HttpConversation], [])
+        self.assertEqual(len(alive(HttpConversation)), len(before))
+
+    def test_request_of_websocket(self) -> None:
+        """The scope of a WebSocket, which its application keeps, does not keep its request."""
+        self.serve(Recorder({"type": "websocket.accept"}, {"type": "websocket.send", "text": "a"}))
+        gc.collect()
+        before = alive(Request)
+        self.assertEqual(self.connect().messages, ["a"])
+        gc.collect()
+        self.assertEqual(len(alive(Request)), len(before))
 
 
 class TaskResultTests(EventLoopTestCase):
