@@ -28,7 +28,7 @@ from pushd.protocols.websocket.socket import WebSocket
 from pushd.schedule.asyncio_task import AsyncioTask
 from pushd.views.decorators import Handshakes
 from pushd.views.exchange import HandshakeResponse, ViewDependencies
-from pushd.views.request import Request, fields_of, make_request
+from pushd.views.request import Request
 from pushd.views.resource import ViewResource
 from pushd.views.routes import Match
 
@@ -89,15 +89,15 @@ class AsgiGateway:
         self._topics.extend(scope, websocket)
         return scope
 
-    def call(self, http: Any, request: Request) -> None:
+    def call(self, http: Any, path: str) -> None:
         """Call the application for an HTTP request.
 
         It runs until it first has to wait: a page that need not wait is answered within the same
         iteration of the loop. A task of asyncio's begins in the next one, and ends in a third.
         """
-        scope = http_scope(request, http.path, http.clientproto, self.root)
+        scope = self.complete(http_scope(http, path, self.root))
         conversation = HttpConversation(http, self.loop)
-        run = conversation.run(self.application, self.complete(scope))
+        run = conversation.run(self.application, scope)
         ended = partial(self._ended, http, conversation)
         # The call gets a copy of this context.
         call = self._context.run(AsyncioTask, run, self.views.clock, id, ended, loop=self.loop)
@@ -165,7 +165,7 @@ class ApplicationResource(Resource):
 
     def render(self, request: Any) -> int:
         """Call the application."""
-        self._gateway.call(request, make_request(fields_of(request), path=self._path))
+        self._gateway.call(request, self._path)
         return NOT_DONE_YET
 
 
