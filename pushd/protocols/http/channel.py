@@ -510,9 +510,11 @@ class Channel(StrictChannel):
         self.connections.stalled.start(self)
 
     def _flush_held(self) -> None:
-        """Let out what was answered at once and is held, before something is written behind it."""
+        """Let out what was answered at once and is held: something is written behind it."""
         if self._writer is not None:
             self.site.at_once.cork.flush()
+            # It takes the transport's buffer for empty. Another one will look.
+            self._writer = None
 
     def _cancel_next(self) -> None:
         call, self._next = self._next, None

@@ -53,6 +53,17 @@ class AtOnceTests(SynchronousTestCase):
         self.daemon.settle()
         return self.server.sent
 
+    def test_behind_another_answer(self) -> None:
+        """An answer does not overtake one that waits in the transport's buffer."""
+        self.send(post(b"x"))
+        self.server.forget()
+        self.server.receive(request("GET /healthz HTTP/1.1", "Host: localhost"))
+        self.server.receive(post(b"x"))
+        self.assertEqual(len(self.answered), 2)
+        self.assertRegex(self.server.sent, rb'(?s)"alive".*"subscribers":0')
+        self.send(post(b"x"))
+        self.assertEqual(len(self.server.fake_socket.given), 1)
+
     def test_same(self) -> None:
         """The answer is that of the long way: the same headers, and the next id."""
         answers = []
