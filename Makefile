@@ -93,9 +93,9 @@ django: .venv/.django  ## The Django tests on the oldest supported Django; "unit
 live: systemd-analyze nginx haproxy caddy redis  ## Tests with real sockets and processes, proxies and Redis
 	# More workers than cores, as these tests mostly wait. One file runs in one worker: those that
 	# take longest come first.
-	$(BIN)/pytest -q -n 6 --dist loadfile --no-loadscope-reorder \
+	$(BIN)/pytest -q -n 6 --dist loadfile --no-loadscope-reorder --ignore tests/live/test_soak.py \
 		$(addprefix tests/live/test_,attacks.py proxies.py tls.py restarts.py \
-		redis_presence.py redis_broker.py slow_links.py packaging.py topics.py) tests/live \
+		redis_presence.py redis_broker.py slow_links.py tutorials.py packaging.py topics.py) tests/live \
 		$(addprefix tests/sdk/test_,python.py cent.py)
 
 .PHONY: slow-paths
@@ -117,7 +117,7 @@ systemd: systemd-analyze redis  ## Tests under a systemd, in namespaces (1 min);
 	$(if $(filter 0,$(shell id -u)),,sudo )$(BIN)/python -m tests.systemd
 
 .PHONY: browser
-browser: chromium nginx haproxy .venv/npm/.ready  ## Tests of the web pages in Chromium
+browser: chromium nginx haproxy .venv/npm/.ready .venv/axe/.ready  ## Tests of the web pages in Chromium
 	# By name, as some of them take long.
 	$(BIN)/pytest -v --no-header -n 3 --dist loadfile tests/browser
 
@@ -150,10 +150,12 @@ fuzz: .venv/.dev  ## Look for input that breaks pushd, 10 min; FUZZ='--minutes 6
 
 .PHONY: soak
 soak: redis .venv/.dev  ## See that nothing leaks or is lost, an hour; SOAK='--minutes 5'
+	# First that it would be seen.
+	$(BIN)/pytest -q -n 3 tests/live/test_soak.py
 	$(BIN)/python -m tests.soak $(SOAK)
 
 .PHONY: restarts
-restarts: redis .venv/.dev  ## Restart daemons under load, ten times in each way (4 min); "live" does so 3 times
+restarts: redis .venv/.dev  ## Restart daemons under load, ten times in each way (4 min); "live" does so twice
 	RESTARTS=$(RESTARTS) $(BIN)/pytest -v --no-header tests/live/test_restarts.py
 
 .PHONY: format
@@ -172,6 +174,20 @@ compare: .venv/.run  ## Measure this checkout against another, BASE=DIR; BENCH='
 .PHONY: options
 options: .venv/.dev  ## Update the table of options in docs/operations.md
 	$(BIN)/python -m tests.support.options_table
+
+.PHONY: linkcheck
+linkcheck: .venv/docs/.ready  ## Ask each other site that the documentation links to
+	.venv/docs/bin/sphinx-build -q -b linkcheck -d build/doctrees docs build/linkcheck
+
+.PHONY: news
+news: .venv/.dev  ## Put the newsfragments into NEWS.md, as those of the version in pushd/
+	$(BIN)/towncrier build --yes --version "$$($(BIN)/python -c 'import pushd; print(pushd.__version__)')"
+
+.PHONY: release
+release: .venv/.dev  ## Build all packages into dist/, check each in a fresh environment (5 min)
+	@$(APT_INSTALL)
+	command -v npm > /dev/null || apt_install npm < /dev/null
+	$(BIN)/python -m tests.release
 
 .PHONY: clean
 clean:  ## Remove everything that the other targets created
@@ -265,6 +281,14 @@ announce:
 		grep -v '"pushd-client"' $$file > $$folder/package.json
 		npm install --prefix $$folder --no-audit --no-fund --silent < /dev/null
 	done
+	touch $@
+
+# Looks for what makes a page hard to use with a keyboard or a screen reader.
+.venv/axe/.ready: | $(BIN)/pip
+	@echo 'Installing axe-core into .venv/axe ...'
+	$(APT_INSTALL)
+	command -v npm > /dev/null || apt_install npm < /dev/null
+	npm install --prefix .venv/axe --no-audit --no-fund --silent axe-core@4 < /dev/null
 	touch $@
 
 # The oldest Django that setup.cfg allows. .venv itself has the newest for this Python.

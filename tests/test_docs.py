@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import unittest
+from ast import PyCF_ALLOW_TOP_LEVEL_AWAIT
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from functools import wraps
@@ -56,9 +57,13 @@ DOCUMENTS = [
     *(path for path in ROOT.glob("examples/**/*.md") if "node_modules" not in path.parts),
 ]
 
+# Documents all of whose blocks are run by tests/live/test_tutorials.py.
+TUTORIALS = {"docs/tutorial-django.md", "docs/tutorial-fastapi.md"}
+
 # The languages of fenced blocks. Add others here, so that no block of Python goes unnoticed.
-LANGUAGES = {"python", "sh", "html", "js", "ts", "tsx", "ini", "nginx", "text", "toml"}
-LANGUAGES |= {"{eval-rst}", "{include}", "{toctree}"}  # Directives of the site.
+# "py" is Python for another server, which is compiled only.
+LANGUAGES = {"py", "python", "sh", "html", "js", "ts", "tsx", "ini", "nginx", "text", "toml"}
+LANGUAGES |= {"{eval-rst}", "{include}", "{openapi}", "{toctree}"}  # Directives of the site.
 
 
 class Block(NamedTuple):
@@ -142,6 +147,23 @@ def find_modules(text: str) -> set[str]:
     return modules
 
 
+def find_anchors(text: str) -> set[str]:
+    """Return the anchors that a document's headings have, on GitHub and on the site."""
+    anchors: set[str] = set()
+    in_fence = False
+    for line in text.splitlines():
+        in_fence ^= line.startswith("```")
+        if in_fence or not line.startswith("#"):
+            continue
+        shown = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", line.lstrip("#").strip())
+        anchor = base = re.sub(r"[^\w\- ]", "", shown.lower()).replace(" ", "-")
+        number = 0
+        while anchor in anchors:
+            anchor = f"{base}-{(number := number + 1)}"
+        anchors.add(anchor)
+    return anchors
+
+
 def find_paths(text: str) -> set[str]:
     """Return the files, modules and folders that a text names in code."""
     return set(re.findall(r"`([\w.-]+(?:/[\w.-]*)+|\w+\.py)`", text))
@@ -155,6 +177,7 @@ def read(document: str) -> str:
 BLOCKS = {
     name: block
     for path in DOCUMENTS
+    if str(path.relative_to(ROOT)) not in TUTORIALS
     for name, block in find_blocks(str(path.relative_to(ROOT)), path.read_text()).items()
 }
 # Blocks that have a test here.
@@ -203,11 +226,41 @@ class DocumentTests(SynchronousTestCase):
                 # "{include}" is followed by what it includes.
                 self.assertIn(language.partition(" ")[0], LANGUAGES, f"{path}, {heading}")
 
+    def test_other_servers(self) -> None:
+        """Python for other servers is Python."""
+        compiled = 0
+        for path in DOCUMENTS:
+            for heading, language, body in find_fences(path.read_text()):
+                if language == "py":
+                    compile(body, f"{path}, {heading}", "exec", PyCF_ALLOW_TOP_LEVEL_AWAIT)
+                    compiled += 1
+        self.assertGreater(compiled, 2)
+
     def test_links(self) -> None:
         """Every link has a target."""
         for path in DOCUMENTS:
             for link in re.findall(r"\]\(([^)#:]+)[^):]*\)", path.read_text()):
                 self.assertTrue((path.parent / link).exists(), f"{path}: {link}")
+
+    def test_anchors(self) -> None:
+        """Every link into a page leads to one of its headings."""
+        found = 0
+        for path in DOCUMENTS:
+            for link, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", path.read_text()):
+                target = path.parent / link if link else path
+                if target.suffix == ".md":
+                    self.assertIn(anchor, find_anchors(target.read_text()), f"{path}: {link}")
+                    found += 1
+        self.assertGreater(found, 80)
+
+    def test_named(self) -> None:
+        """Every document that a line of the log, an error or a comment names exists."""
+        named = 0
+        for path in (ROOT / "pushd").rglob("*.py"):
+            for document in re.findall(r"docs/[\w/-]+\.md", path.read_text()):
+                self.assertTrue((ROOT / document).exists(), f"{path}: {document}")
+                named += 1
+        self.assertGreater(named, 10)
 
     def test_npm(self) -> None:
         """The hook and the composable in npm.md are those of the examples, which tests compile."""
@@ -344,6 +397,11 @@ class FinderTests(SynchronousTestCase):
         text = "┌─ 2 a/ ── text ──┐\n│    b c_d      │\n│    e/  f      │\n│         i     │\n"
         text += "├─ 1 g/ ─┤\n│ h │\n"
         self.assertEqual(find_modules(text), {"a/b", "a/c_d", "a/e/f", "a/e/i", "g/h"})
+
+    def test_anchors(self) -> None:
+        """An anchor is a heading's text, without marks; that of a second one has a number."""
+        text = "# A `b-c` [d](e.md), f\n```sh\n# no heading\n```\n## X\n## X\n## X\n"
+        self.assertEqual(find_anchors(text), {"a-b-c-d-f", "x", "x-1", "x-2"})
 
     def test_paths(self) -> None:
         """A path has a slash or ends in .py, and stands in code."""
@@ -582,6 +640,20 @@ class CentrifugeTests(SynchronousTestCase):
             self.assertEqual(ann.error("rpc", method="halve"), 404)
             self.assertEqual(other.error("rpc", method="double"), 103)
 
+    @runs("docs/from-centrifugo.md: Before and after")
+    def test_from_centrifugo(self, names: Names) -> None:
+        """PyPI's cent publishes at the control port."""
+        with Daemon({}, centrifuge=True) as daemon:
+            browser = daemon.connect("/topics/news")
+
+            async def run() -> None:
+                async with asyncio.timeout(60), Loopback(daemon) as loopback:
+                    await asyncio.to_thread(names["tell"], loopback.control)
+
+            asyncio.run(run())
+            self.assertEqual(browser.messages, ['{"text":"hello"}'])
+            browser.close()
+
 
 class TokensTests(SynchronousTestCase):
     """Blocks of docs/tokens.md."""
@@ -649,6 +721,16 @@ class ClientTests(SynchronousTestCase):
         said = names["order_page"](66, lambda order: f"<p>{order}</p>")
         last = self.daemon.last_id("orders/66")
         self.assertEqual(said, f'<script>var after = "{last}"</script><p>66</p>')
+
+    @runs("docs/from-polling.md: Before and after")
+    def test_from_polling(self, names: Names) -> None:
+        """A page that subscribes after the id that it was given gets what has changed since."""
+        shown = names["read_order"](7)
+        names["set_status"](7, "paid")
+        path = f"/topics/orders/7?wait=0&format=json&after={shown['after']}"
+        [publication] = json.loads(_get(self.daemon, path).text)["publications"]
+        self.assertEqual((shown["status"], publication["data"]), ("received", {"status": "paid"}))
+        self.assertEqual(names["read_order"](7)["status"], "paid")
 
     @runs("docs/clients.md: asyncio")
     def test_asyncio(self, names: Names) -> None:
@@ -762,17 +844,45 @@ class DjangoTests(SynchronousTestCase):
 
     def assert_readers(self, may: Any, wanted: dict[str, tuple[int, int]]) -> None:
         """Check the statuses that topics have for an anonymous client and for Ann."""
+        daemon, ann, key = self.serve_ann(may)
+        for topic, statuses in wanted.items():
+            path = f"/topics/{topic.format(key)}?wait=0"
+            answers = [daemon.get(path, headers) for headers in ({}, ann)]
+            self.assertEqual(tuple(one.status for one in answers if one), statuses, topic)
+
+    def serve_ann(self, may: Any) -> tuple[Daemon, dict[str, str], int]:
+        """Serve a site with an authorizer; give the headers of Ann's session, and her key."""
         middleware = override_settings(MIDDLEWARE=django_site.MIDDLEWARE, PUSHD_AUTHORIZE=may)
         middleware.enable()
         self.addCleanup(middleware.disable)
         daemon = self.serve(("login", django_site.login))
         cookies = _get(daemon, "/login/").headers.get_all("Set-Cookie") or []
         ann = {"Cookie": "; ".join(cookie.partition(";")[0] for cookie in cookies)}
-        key = get_user_model().objects.get(username="ann").pk
-        for topic, statuses in wanted.items():
-            path = f"/topics/{topic.format(key)}?wait=0"
-            answers = [daemon.get(path, headers) for headers in ({}, ann)]
-            self.assertEqual(tuple(one.status for one in answers if one), statuses, topic)
+        return daemon, ann, get_user_model().objects.get(username="ann").pk
+
+    @runs("docs/from-channels.md: Before and after")
+    def test_from_channels(self, names: Names) -> None:
+        """A user is told of the own orders only."""
+        order = SimpleNamespace(pk=66, customer_id=self.assert_own_topic(names["may"], "users/"))
+        names["order_paid"](order)
+        self.assertEqual(self.told, ['{"order":66,"status":"paid"}'])
+
+    @runs("docs/from-django-eventstream.md: Before and after")
+    def test_from_django_eventstream(self, names: Names) -> None:
+        """The view publishes to the topic of its user."""
+        key = self.assert_own_topic(names["may"], "user-")
+        said = names["pay"](SimpleNamespace(user=SimpleNamespace(pk=key)))
+        self.assertEqual((said.content, self.told), (b"paid", ['{"status":"paid"}']))
+
+    def assert_own_topic(self, may: Any, prefix: str) -> int:
+        """Check that Ann may read the topic with her key only; listen there, and return the key."""
+        daemon, ann, key = self.serve_ann(may)
+        for topic in (f"{prefix}{key + 1}", f"{prefix}None"):
+            for headers in ({}, ann):
+                self.assertIsNotNone(daemon.connect(f"/topics/{topic}", headers=headers).refused)
+        self.assertIsNotNone(daemon.connect(f"/topics/{prefix}{key}").refused)
+        self.told = daemon.connect(f"/topics/{prefix}{key}", headers=ann).messages
+        return key
 
     @runs("docs/django.md: Decorators and middleware")
     def test_members(self, names: Names) -> None:
