@@ -128,7 +128,7 @@ class AtOnceTests(SynchronousTestCase):
             (400, post(b"x", "Idempotency-Key: a b")),
             (400, post(b"x", "Host: localhost")),
             (403, post(b"x", host="example.com")),
-            (403, post(b"x", "Origin: http://localhost")),
+            (403, post(b"x", "Origin: http://example.com")),
             (413, post(b"x" * 300, path="/topics/small")),
             (404, post(b"x", path="/other")),
             (200, post(b'{"publications": []}', path="/publish")),
