@@ -66,7 +66,7 @@ MOST_CALLS = {
     "batch that is not kept": 14,
     "stream": 72,
     # A page of an ASGI application that need not wait.
-    "page": 246,
+    "page": 235,
     # A publication to one more subscriber. The sockets of these tests make four of them.
     "delivery": 5,
     # The same, to one more connection with many topics, each of which is published to in turn.
