@@ -7,7 +7,7 @@ import the scripts of the client.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from pushd.access.origins import Origins
@@ -22,10 +22,17 @@ class CrossOrigin:
 
     :param origins: the allowed origins, as they are at any moment.
     :param scripts: paths of the client's scripts.
+    :param streams: further paths at which pages ask for topics.
     """
 
-    def __init__(self, origins: Origins, scripts: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        origins: Origins,
+        scripts: Iterable[str] = (),
+        streams: Collection[bytes] = frozenset(),
+    ) -> None:
         self._origins = origins
+        self._streams = streams
         self._scripts = frozenset(path.encode() for path in scripts)
 
     def share(self, request: Any) -> None:
@@ -42,7 +49,7 @@ class CrossOrigin:
             # Without an Origin as well: caches must not give that response to a page.
             request.setHeader(b"vary", b"origin")
         origin = request.requestHeaders.last(b"Origin")
-        if origin is None or not (is_script or is_for_topics(request)):
+        if origin is None or not (is_script or is_for_topics(request, self._streams)):
             return
         host = request.requestHeaders.last(b"Host")
         if not self._origins.allows(origin, scheme=request.scheme, host=host or ""):
