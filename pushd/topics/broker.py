@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
@@ -43,6 +45,10 @@ class Draft:
     is_json: bool = False
     #: See ``Publication``.
     metadata: str | None = None
+
+
+_topic_of = attrgetter("topic")
+_key_of = attrgetter("key")
 
 
 def ignore_gap(topic: str, last: Id) -> None:
@@ -330,16 +336,26 @@ class MemoryBroker:
         self._history.stop()
 
     async def _publish_all(self, drafts: Sequence[Draft]) -> list[Id]:
-        ids, size = [], 0
-        for draft in drafts:
-            if size > SLICE:
-                # Let the sockets take what there is, or these publications alone would be more
-                # than subscribers may have unsent.
-                await deferLater(self._clock, 0)
-                await self._room()
-                size = 0
-            ids.append(self._publish(draft))
-            size += size_of(draft.data)
+        ids: list[Id] = []
+        size = 0
+        for topic, drafts_of_topic in groupby(drafts, _topic_of):
+            run = list(drafts_of_topic)
+            if len(run) > 1 and not any(map(_key_of, run)):
+                passed = self._history.pass_over(topic, len(run))
+                if passed:
+                    self.published += len(passed)
+                    ids += passed
+                    ids += map(self._publish, run[len(passed) :])
+                    continue
+            for draft in run:
+                if size > SLICE:
+                    # Let the sockets take what there is, or these publications alone would be more
+                    # than subscribers may have unsent.
+                    await deferLater(self._clock, 0)
+                    await self._room()
+                    size = 0
+                ids.append(self._publish(draft))
+                size += size_of(draft.data)
         return ids
 
     def _publish(self, draft: Draft) -> Id:

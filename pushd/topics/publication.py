@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from sys import getsizeof
 
 # Segments of letters, digits and five punctuation marks, separated by slashes.
@@ -28,6 +29,7 @@ _NOBODY = {"user": "", "client": ""}
 _ID = re.compile(r"(?P<epoch>[A-Za-z0-9_-]{1,32}):(?P<offset>0|[1-9][0-9]{0,17})")
 
 
+@lru_cache(maxsize=1024)
 def check_topic(name: str) -> str:
     """Return the name if it is valid for a topic. Raises ValueError with the rule if not."""
     if len(name) > _MAX_TOPIC or not _TOPIC.fullmatch(name):

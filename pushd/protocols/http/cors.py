@@ -48,11 +48,10 @@ class CrossOrigin:
         if is_script:
             # Without an Origin as well: caches must not give that response to a page.
             request.setHeader(b"vary", b"origin")
-        elif not is_for_topics(request, self._streams):
+        origin = request.requestHeaders.last(b"Origin")
+        if origin is None or not (is_script or is_for_topics(request, self._streams)):
             return
-        origin, host = request.requestHeaders.last(b"Origin"), request.requestHeaders.last(b"Host")
-        if origin is None:
-            return
+        host = request.requestHeaders.last(b"Host")
         if not self._origins.allows(origin, scheme=request.scheme, host=host or ""):
             return
         request.setHeader(b"access-control-allow-origin", origin.encode("latin-1"))

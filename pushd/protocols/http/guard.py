@@ -48,15 +48,15 @@ def public_guard(origins: Origins, hosts: Hosts, streams: Collection[bytes] = fr
             request.why_refused = f"Host {_quote(host)} is not served, see --host"
             return refusal(421, "Host not served here: the operator can allow it with --host")
         # A page of any origin may send plain requests, but must not read what a topic answers.
-        if request.wants_websocket or is_for_topics(request, streams):
-            origin = headers.last(b"Origin")
-            if not origins.allows(origin, scheme=request.scheme, host=host or ""):
-                request.why_refused = (
-                    f"Origin {_quote(origin)} is not that of {request.scheme}://{_quote(host)}: "
-                    "allow it with --origin, or let the proxy pass on Host and X-Forwarded-Proto "
-                    "(docs/deploying.md)"
-                )
-                return refusal(403, "Origin not allowed: the operator can allow it with --origin")
+        origin = headers.last(b"Origin")
+        asks = origin is not None and (request.wants_websocket or is_for_topics(request, streams))
+        if asks and not origins.allows(origin, scheme=request.scheme, host=host or ""):
+            request.why_refused = (
+                f"Origin {_quote(origin)} is not that of {request.scheme}://{_quote(host)}: "
+                "allow it with --origin, or let the proxy pass on Host and X-Forwarded-Proto "
+                "(docs/deploying.md)"
+            )
+            return refusal(403, "Origin not allowed: the operator can allow it with --origin")
         return None
 
     return guard
