@@ -39,7 +39,6 @@ linkcheck_ignore = [r"http://(127\.0\.0\.1|localhost)[:/]"]
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
-autodoc_default_options = {"members": True}
 
 
 # Links to folders and documents beside these: the site has no page for them.

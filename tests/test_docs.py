@@ -276,10 +276,15 @@ class DocumentTests(SynchronousTestCase):
         self.assertEqual(find_table_names(read("docs/views.md"), "The request"), attributes)
 
     def test_websocket(self) -> None:
-        """The tables in views.md list every method of a WebSocket, for both kinds of view."""
+        """views.md and the reference list every method of a WebSocket, for both kinds of view."""
         names = find_table_names(read("docs/views.md"), "The WebSocket")
         self.assertEqual(names, _public(BlockingWebSocket))
         self.assertEqual(names - _public(WebSocket), set())
+        listed = re.search(
+            r"WebSocket\(\)\n.*\n *:members: ([\w,\s]+)\n```", read("docs/reference/python.md")
+        )
+        assert listed is not None
+        self.assertEqual(set(re.findall(r"\w+", listed[1])), names)
 
     def test_kit(self) -> None:
         """Every name in testing.md exists."""

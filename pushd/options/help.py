@@ -39,8 +39,8 @@ def _describe(option: Option) -> str:
 
 def _columns(entries: Mapping[str, str], width: int) -> Iterator[str]:
     for left, right in entries.items():
-        start = f"  {left}".ljust(_LEFT)
-        if len(start) > _LEFT:
+        start = f"  {left}"
+        if len(start) >= _LEFT:
             yield start
             start = ""
         yield from textwrap.wrap(

@@ -315,7 +315,7 @@ class Settings:
         "POLICY",
         parse_csp,
         "Content-Security-Policy of all pages that do not set their own, or none for no such "
-        "header. Pages of a WSGI application never get it.",
+        "header. Pages of a WSGI or ASGI application never get it.",
         default=DEFAULT_CSP,
         live=True,
     )

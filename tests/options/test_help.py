@@ -52,3 +52,10 @@ class HelpTests(SynchronousTestCase):
         option = Option("G", "o", "N", int, "Some twenty columns for some words.")
         said = write_help((option,), {}, "", 10)
         self.assertIn("  --o N                   Some twenty columns\n", said)
+
+    def test_gap(self) -> None:
+        """An option that leaves no space before its description stands on a line of its own."""
+        option = Option("G", "twenty-character-one", "N", int, "Short.")
+        self.assertEqual(len("  --twenty-character-one N"), 26)
+        said = write_help((option,), {}, "", 80)
+        self.assertIn("  --twenty-character-one N\n                          Short.\n", said)

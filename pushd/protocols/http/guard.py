@@ -120,9 +120,9 @@ def _find_fault(request: Any, page: str, *, is_own: bool) -> str | None:
     # With either scheme, as a proxy may add TLS.
     is_same = origin.lower() in (f"http://{host.lower()}", f"https://{host.lower()}")
     if len(headers.values(b"Origin")) != 1 or not (is_own and is_same):
-        return "the control port is not for browsers, but for the page that it serves itself"
+        return "browsers may use the control port only from its own page"
     if page == PAGE_VIEW and request.method not in _SAFE_METHODS:
-        return "the operator's page may change nothing: --control-page is view"
+        return "the operator's page is read-only: --control-page is view"
     return None
 
 

@@ -236,10 +236,11 @@ class WebSocket:
         #: What the view may still call; None until the end of the conversation.
         self.grace: Grace | None = None
         self._on_read: Callable[[], object] | None = None
-        #: How the conversation ended: the code and the reason of the Close frame of the side that
-        #: closed first. The code is None until then, 1005 if the peer's frame had none, and 1006
-        #: if the connection was lost without one (RFC 6455 §7.1.5).
+        #: How the conversation ended: the code of the Close frame of the side that closed first. It
+        #: is None until then, 1005 if the peer's frame had none, and 1006 if the connection was
+        #: lost without one (RFC 6455 §7.1.5).
         self.close_code: int | None = None
+        #: The reason in that Close frame; empty if it has none.
         self.close_reason = ""
         # Whether a view called ``close``.
         self._close_called = False
