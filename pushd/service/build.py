@@ -150,6 +150,7 @@ class Runtime:
     :param loop: asyncio's event loop, if the reactor runs on one.
     :param disk: runs what waits for the disk of ``--state``.
     :param log_folders: where the activity log of ``--state`` may be; see ``find_memory``.
+    :param reloads: whether the daemon starts anew when its code changes.
     """
 
     reactor: Any
@@ -162,6 +163,7 @@ class Runtime:
     loop: AbstractEventLoop | None = None
     disk: Disk = field(default_factory=CallerThread)
     log_folders: Sequence[Path] = ()
+    reloads: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,6 +233,7 @@ def build(settings: Settings, runtime: Runtime) -> PushService:
             application.loop,
             public=service.public if real else (),
             threads=runtime.reactor.getThreadPool() if real else None,
+            stays=runtime.reloads,
         )
         readiness.checks.append(lifespan.fault)
         service.interrupting.append(lifespan.interrupt)
