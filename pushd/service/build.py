@@ -37,6 +37,7 @@ from pushd.gateways.application import find_authorizer
 from pushd.gateways.asgi.gateway import AsgiGateway
 from pushd.gateways.files import ApplicationFiles
 from pushd.gateways.wsgi import Pool, WsgiGateway
+from pushd.options.event_loop import name_loop
 from pushd.options.settings import Settings
 from pushd.protocols.cork import Cork
 from pushd.protocols.http.cors import CrossOrigin
@@ -54,6 +55,7 @@ from pushd.service.daemon import Drain, PushService
 from pushd.service.lifespan import LifespanService
 from pushd.service.listening import PortService
 from pushd.service.metrics import (
+    BuildCollector,
     MetricsCollector,
     PoolUsage,
     ScheduleCollector,
@@ -207,6 +209,7 @@ def build(settings: Settings, runtime: Runtime) -> PushService:
         replace(views, factory=_make_publishers_factory(inputs)),
         None if centrifuge is None else HttpApi(centrifuge, settings.api_key),
     )
+    inputs.counters.register(BuildCollector(name_loop(runtime.loop)))
     inputs.counters.register(_build_collector(inputs, state, views, public))
     service = PushService(
         state,
