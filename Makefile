@@ -100,7 +100,7 @@ django: .venv/.django  ## The Django tests on the oldest supported Django; "unit
 live: systemd-analyze nginx haproxy caddy redis zsh fish  ## Tests with real sockets and processes, proxies and Redis
 	# More workers than cores, as these tests mostly wait. One file runs in one worker: those that
 	# take longest come first.
-	$(BIN)/pytest -q -n 6 --dist loadfile --no-loadscope-reorder \
+	$(BIN)/pytest -q -n 6 --dist loadfile --no-loadscope-reorder --ignore tests/live/test_soak.py \
 		$(addprefix tests/live/test_,attacks.py proxies.py tls.py restarts.py \
 		redis_presence.py redis_broker.py slow_links.py packaging.py topics.py) tests/live \
 		$(addprefix tests/sdk/test_,python.py cent.py)
@@ -184,10 +184,12 @@ fuzz: .venv/.dev  ## Look for input that breaks pushd, 10 min; FUZZ='--minutes 6
 
 .PHONY: soak
 soak: redis .venv/.dev  ## See that nothing leaks or is lost, an hour; SOAK='--minutes 5'
+	# First that it would be seen.
+	$(BIN)/pytest -q -n 3 tests/live/test_soak.py
 	$(BIN)/python -m tests.soak $(SOAK)
 
 .PHONY: restarts
-restarts: redis .venv/.dev  ## Restart daemons under load, ten times in each way (4 min); "live" does so 3 times
+restarts: redis .venv/.dev  ## Restart daemons under load, ten times in each way (4 min); "live" does so twice
 	RESTARTS=$(RESTARTS) $(BIN)/pytest -v --no-header tests/live/test_restarts.py
 
 .PHONY: format

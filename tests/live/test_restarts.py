@@ -1,6 +1,6 @@
 """A restart that nobody notices: hundreds of subscribers, a publisher, and new processes.
 
-There are three restarts in each test; ``make restarts`` runs them with ten (``RESTARTS=10``).
+There are two restarts in each test; ``make restarts`` runs them with ten (``RESTARTS=10``).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PUBLISHERS = 10
 TURN = 20
 
 # How many restarts there are, and how long all daemons run before each, in seconds.
-RESTARTS = int(os.environ.get("RESTARTS", "3"))
+RESTARTS = int(os.environ.get("RESTARTS", "2"))
 RUN = 2.0
 
 # Seconds over which connections are closed, and the longest pause of a client before it comes back

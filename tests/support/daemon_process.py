@@ -15,6 +15,8 @@ from time import monotonic, sleep
 from types import TracebackType
 from typing import Self
 
+from tests.support.forked_process import ForkedProcess
+
 TWISTD = Path(sys.executable).with_name("twistd")
 
 # Options of every daemon, unless a test gives others: a free port, no control port, and a stop that
@@ -38,7 +40,9 @@ class DaemonProcess:
 
     ``args`` are further options, which replace their defaults in ``DEFAULTS``. The daemon runs in
     ``directory``; whatever is waited for may take ``patience`` seconds. ``environment`` is added to
-    that of this process; ``sockets`` are passed by their names, as systemd passes them.
+    that of this process; ``sockets`` are passed by their names, as systemd passes them. It is
+    forked from a process that has imported pushd, unless it is to be a new program (``is_new``), or
+    has something that is read as a program starts: sockets, or certain variables.
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class DaemonProcess:
         patience: float = 60.0,
         environment: Mapping[str, str] | None = None,
         sockets: Mapping[str, socket] | None = None,
+        is_new: bool = False,
     ) -> None:
         self._environment = dict(environment or {})
         self._sockets = dict(sockets or {})
@@ -59,7 +64,8 @@ class DaemonProcess:
         self._command += args
         self._directory = directory
         self._patience = patience
-        self._process: subprocess.Popen[str] | None = None
+        self._is_new = is_new or bool(sockets) or any(map(_is_read_at_start, self._environment))
+        self._process: subprocess.Popen[str] | ForkedProcess | None = None
         self._reader = Thread(target=self._read, daemon=True)
         # Guards the next two, and is notified of each change to them.
         self._changed = Condition()
@@ -109,19 +115,23 @@ class DaemonProcess:
         if descriptors:
             environment["LISTEN_FDS"] = str(len(descriptors))
             environment["LISTEN_FDNAMES"] = ":".join(self._sockets)
-            numbers = ",".join(map(str, descriptors))
-            command = [sys.executable, "-c", _ACTIVATE, numbers, *command]
-        self._process = subprocess.Popen(
-            command,
-            cwd=self._directory,
-            env=environment,
-            pass_fds=descriptors,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-            errors="replace",
-        )
+        if self._is_new:
+            if descriptors:
+                numbers = ",".join(map(str, descriptors))
+                command = [sys.executable, "-c", _ACTIVATE, numbers, *command]
+            self._process = subprocess.Popen(
+                command,
+                cwd=self._directory,
+                env=environment,
+                pass_fds=descriptors,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                encoding="utf-8",
+                errors="replace",
+            )
+        else:
+            self._process = ForkedProcess(command, cwd=self._directory, env=environment)
         self._reader.start()
 
     def wait_for(self, pattern: str) -> re.Match[str]:
@@ -178,7 +188,7 @@ class DaemonProcess:
         return self.wait()
 
     @property
-    def _started(self) -> subprocess.Popen[str]:
+    def _started(self) -> subprocess.Popen[str] | ForkedProcess:
         assert self._process is not None, "The daemon was not started"
         return self._process
 
@@ -202,3 +212,8 @@ class DaemonProcess:
 
     def _failure(self, words: str) -> AssertionError:
         return AssertionError("\n".join([f"{words}. Its log:", *self._lines]))
+
+
+def _is_read_at_start(name: str) -> bool:
+    """Return whether a variable is read by the interpreter, the dynamic linker or an import."""
+    return name.startswith(("PYTHON", "LD_", "AUTOBAHN_", "TZ", "LC_", "LANG"))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from socket import AF_UNIX, socket
 from threading import Event, Thread
@@ -34,6 +36,7 @@ class RedisServer:
         self.args = args
         self._port = port
         self._process: subprocess.Popen[str] | None = None
+        self._reader: Thread | None = None
         # A short path: those of Unix sockets are limited to about 100 bytes.
         self.directory = Path(tempfile.mkdtemp(prefix="pushd-redis-"))
         self.log: list[str] = []
@@ -80,18 +83,25 @@ class RedisServer:
             stderr=subprocess.STDOUT,
             encoding="utf-8",
             errors="replace",
+            process_group=0,
         )
-        Thread(target=self._read, args=(self._process, ready), daemon=True).start()
+        self._reader = Thread(target=self._read, args=(self._process, ready), daemon=True)
+        self._reader.start()
         if not ready.wait(_TIMEOUT) or self._process.poll() is not None:
             self.kill()
             raise AssertionError("\n".join(["Redis did not start. Its log:", *self.log]))
 
     def kill(self) -> None:
-        """Kill it, as the kernel does when memory runs out."""
+        """Kill it, as the kernel does when memory runs out, and the process that writes its files.
+
+        That one has the same output, which ends when both have.
+        """
         if self._process is not None:
-            self._process.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait(_TIMEOUT)
-            assert self._process.stdout is not None
+            assert self._reader is not None
+            self._reader.join(_TIMEOUT)
             self._process = None
 
     def pause(self) -> None:
