@@ -54,6 +54,8 @@ class EditedDaemon:
             ),
             directory=folder,
             patience=PATIENCE,
+            # It starts its own command again, which that of a forked process is not.
+            is_new=True,
         )
 
     def write(self, text: str) -> None:
