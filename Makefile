@@ -102,7 +102,7 @@ live: systemd-analyze nginx haproxy caddy redis zsh fish  ## Tests with real soc
 	# take longest come first.
 	$(BIN)/pytest -q -n 6 --dist loadfile --no-loadscope-reorder --ignore tests/live/test_soak.py \
 		$(addprefix tests/live/test_,attacks.py proxies.py tls.py restarts.py \
-		redis_presence.py redis_broker.py slow_links.py packaging.py topics.py) tests/live \
+		redis_presence.py redis_broker.py slow_links.py tutorials.py packaging.py topics.py) tests/live \
 		$(addprefix tests/sdk/test_,python.py cent.py)
 
 .PHONY: slow-paths

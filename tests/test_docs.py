@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import unittest
+from ast import PyCF_ALLOW_TOP_LEVEL_AWAIT
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from functools import wraps
@@ -57,8 +58,12 @@ DOCUMENTS = [
     *(path for path in ROOT.glob("examples/**/*.md") if "node_modules" not in path.parts),
 ]
 
+# Documents all of whose blocks are run by tests/live/test_tutorials.py.
+TUTORIALS = {"docs/tutorial-django.md", "docs/tutorial-fastapi.md"}
+
 # The languages of fenced blocks. Add others here, so that no block of Python goes unnoticed.
-LANGUAGES = {"python", "sh", "html", "js", "ts", "tsx", "ini", "nginx", "text", "toml"}
+# "py" is Python for another server, which is compiled only.
+LANGUAGES = {"py", "python", "sh", "html", "js", "ts", "tsx", "ini", "nginx", "text", "toml"}
 LANGUAGES |= {"{eval-rst}", "{include}", "{toctree}"}  # Directives of the site.
 
 
@@ -194,6 +199,7 @@ def read(document: str) -> str:
 BLOCKS = {
     name: block
     for path in DOCUMENTS
+    if str(path.relative_to(ROOT)) not in TUTORIALS
     for name, block in find_blocks(str(path.relative_to(ROOT)), path.read_text()).items()
 }
 # Blocks that have a test here.
@@ -279,6 +285,16 @@ class DocumentTests(SynchronousTestCase):
             for heading, language, _ in find_fences(path.read_text()):
                 # "{include}" is followed by what it includes.
                 self.assertIn(language.partition(" ")[0], LANGUAGES, f"{path}, {heading}")
+
+    def test_other_servers(self) -> None:
+        """Python for other servers is Python."""
+        compiled = 0
+        for path in DOCUMENTS:
+            for heading, language, body in find_fences(path.read_text()):
+                if language == "py":
+                    compile(body, f"{path}, {heading}", "exec", PyCF_ALLOW_TOP_LEVEL_AWAIT)
+                    compiled += 1
+        self.assertGreater(compiled, 2)
 
     def test_links(self) -> None:
         """Every link has a target."""
@@ -660,6 +676,20 @@ class CentrifugeTests(SynchronousTestCase):
             self.assertEqual(ann.error("rpc", method="halve"), 404)
             self.assertEqual(other.error("rpc", method="double"), 103)
 
+    @runs("docs/from-centrifugo.md: Before and after")
+    def test_from_centrifugo(self, names: Names) -> None:
+        """PyPI's cent publishes at the control port."""
+        with Daemon({}, centrifuge=True) as daemon:
+            browser = daemon.connect("/topics/news")
+
+            async def run() -> None:
+                async with asyncio.timeout(60), Loopback(daemon) as loopback:
+                    await asyncio.to_thread(names["tell"], loopback.control)
+
+            asyncio.run(run())
+            self.assertEqual(browser.messages, ['{"text":"hello"}'])
+            browser.close()
+
 
 class TokensTests(SynchronousTestCase):
     """Blocks of docs/tokens.md."""
@@ -727,6 +757,16 @@ class ClientTests(SynchronousTestCase):
         said = names["order_page"](66, lambda order: f"{order} & more")
         last = self.daemon.last_id("orders/66")
         self.assertEqual(said, f'<p id="order" data-after="{last}">66 &amp; more</p>')
+
+    @runs("docs/from-polling.md: Before and after")
+    def test_from_polling(self, names: Names) -> None:
+        """A page that subscribes after the id that it was given gets what has changed since."""
+        shown = names["read_order"](7)
+        names["set_status"](7, "paid")
+        path = f"/topics/orders/7?wait=0&format=json&after={shown['after']}"
+        [publication] = json.loads(_get(self.daemon, path).text)["publications"]
+        self.assertEqual((shown["status"], publication["data"]), ("received", {"status": "paid"}))
+        self.assertEqual(names["read_order"](7)["status"], "paid")
 
     @runs("docs/clients.md: asyncio")
     def test_asyncio(self, names: Names) -> None:
@@ -840,17 +880,45 @@ class DjangoTests(SynchronousTestCase):
 
     def assert_readers(self, may: Any, wanted: dict[str, tuple[int, int]]) -> None:
         """Check the statuses that topics have for an anonymous client and for Ann."""
+        daemon, ann, key = self.serve_ann(may)
+        for topic, statuses in wanted.items():
+            path = f"/topics/{topic.format(key)}?wait=0"
+            answers = [daemon.get(path, headers) for headers in ({}, ann)]
+            self.assertEqual(tuple(one.status for one in answers if one), statuses, topic)
+
+    def serve_ann(self, may: Any) -> tuple[Daemon, dict[str, str], int]:
+        """Serve a site with an authorizer; give the headers of Ann's session, and her key."""
         middleware = override_settings(MIDDLEWARE=django_site.MIDDLEWARE, PUSHD_AUTHORIZE=may)
         middleware.enable()
         self.addCleanup(middleware.disable)
         daemon = self.serve(("login", django_site.login))
         cookies = _get(daemon, "/login/").headers.get_all("Set-Cookie") or []
         ann = {"Cookie": "; ".join(cookie.partition(";")[0] for cookie in cookies)}
-        key = get_user_model().objects.get(username="ann").pk
-        for topic, statuses in wanted.items():
-            path = f"/topics/{topic.format(key)}?wait=0"
-            answers = [daemon.get(path, headers) for headers in ({}, ann)]
-            self.assertEqual(tuple(one.status for one in answers if one), statuses, topic)
+        return daemon, ann, get_user_model().objects.get(username="ann").pk
+
+    @runs("docs/from-channels.md: Before and after")
+    def test_from_channels(self, names: Names) -> None:
+        """A user is told of the own orders only."""
+        order = SimpleNamespace(pk=66, customer_id=self.assert_own_topic(names["may"], "users/"))
+        names["order_paid"](order)
+        self.assertEqual(self.told, ['{"order":66,"status":"paid"}'])
+
+    @runs("docs/from-django-eventstream.md: Before and after")
+    def test_from_django_eventstream(self, names: Names) -> None:
+        """The view publishes to the topic of its user."""
+        key = self.assert_own_topic(names["may"], "user-")
+        said = names["pay"](SimpleNamespace(user=SimpleNamespace(pk=key)))
+        self.assertEqual((said.content, self.told), (b"paid", ['{"status":"paid"}']))
+
+    def assert_own_topic(self, may: Any, prefix: str) -> int:
+        """Check that Ann may read the topic with her key only; listen there, and return the key."""
+        daemon, ann, key = self.serve_ann(may)
+        for topic in (f"{prefix}{key + 1}", f"{prefix}None"):
+            for headers in ({}, ann):
+                self.assertIsNotNone(daemon.connect(f"/topics/{topic}", headers=headers).refused)
+        self.assertIsNotNone(daemon.connect(f"/topics/{prefix}{key}").refused)
+        self.told = daemon.connect(f"/topics/{prefix}{key}", headers=ann).messages
+        return key
 
     @runs("docs/django.md: Decorators and middleware")
     def test_members(self, names: Names) -> None:

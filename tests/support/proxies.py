@@ -59,6 +59,7 @@ _NGINX_SERVER = """
             proxy_set_header Upgrade $http_upgrade;
             proxy_set_header Connection $http_connection;
         }}
+        {locations}
     }}
 """
 
@@ -77,7 +78,13 @@ listen pushd
 
 @contextmanager
 def run_proxy(
-    name: str, upstream: str, folder: Path, options: str = "", *, mode: str = "http"
+    name: str,
+    upstream: str,
+    folder: Path,
+    options: str = "",
+    *,
+    mode: str = "http",
+    locations: str = "",
 ) -> Iterator[int]:
     """Run a proxy in front of a host and port; yield its own port on 127.0.0.1.
 
@@ -85,6 +92,7 @@ def run_proxy(
     :param folder: where it may write.
     :param options: of HAProxy's server, such as ``send-proxy``.
     :param mode: of HAProxy: ``http``, or ``tcp`` to pass on bytes, such as those of TLS.
+    :param locations: further ones of nginx's server.
     """
     command = shutil.which(name, path=_PATH)
     assert command is not None, f"there is no {name}: apt-get install {name}"
@@ -94,7 +102,7 @@ def run_proxy(
         file = folder / f"{name}.conf"
         if name == "nginx":
             user = getpass.getuser()
-            server = _NGINX_SERVER.format(port=port, upstream=upstream)
+            server = _NGINX_SERVER.format(port=port, upstream=upstream, locations=locations)
             file.write_text(NGINX_FRAME.format(folder=folder, user=user, content=server))
             args = ["-p", str(folder), "-c", str(file), "-e", "stderr"]
         else:
