@@ -142,11 +142,15 @@ docs: .venv/docs/.ready  ## Build the documentation as a site: build/docs/index.
 # Each has an environment of its own. "unit" runs the same tests with the Python of .venv.
 .PHONY: test-all
 test-all: $(addprefix test-python,$(PYTHONS))  ## The in-memory tests with each Python that is there, 3.11 to 3.14
-	@missing=
+	@tried= missing=
 	for version in $(PYTHONS); do
-		[ -n "$$($(call FIND_PYTHON,$$version))" ] || missing="$$missing $$version"
+		if [ -n "$$($(call FIND_PYTHON,$$version))" ]; then
+			tried="$$tried $$version"
+		else
+			missing="$$missing $$version"
+		fi
 	done
-	echo "make test-all: all tests passed$${missing:+, but not tried, as they are not installed: Python$$missing}"
+	echo "make test-all: passed with Python$${tried:- of no version}$${missing:+; not installed:$$missing}"
 
 .PHONY: $(addprefix test-python,$(PYTHONS))
 $(addprefix test-python,$(PYTHONS)): test-python%:
