@@ -124,7 +124,7 @@ systemd: systemd-analyze redis  ## Tests under a systemd, in namespaces (1 min);
 	$(if $(filter 0,$(shell id -u)),,sudo )$(BIN)/python -m tests.systemd
 
 .PHONY: browser
-browser: chromium nginx haproxy .venv/npm/.ready  ## Tests of the web pages in Chromium
+browser: chromium nginx haproxy .venv/npm/.ready .venv/axe/.ready  ## Tests of the web pages in Chromium
 	# By name, as some of them take long.
 	$(BIN)/pytest -v --no-header -n 3 --dist loadfile tests/browser
 
@@ -212,6 +212,20 @@ compare: .venv/.run  ## Measure this checkout against another, BASE=DIR; BENCH='
 .PHONY: options
 options: .venv/.dev  ## Update the table of options in docs/operations.md
 	$(BIN)/python -m tests.support.options_table
+
+.PHONY: linkcheck
+linkcheck: .venv/docs/.ready  ## Ask each other site that the documentation links to
+	.venv/docs/bin/sphinx-build -q -b linkcheck -d build/doctrees docs build/linkcheck
+
+.PHONY: news
+news: .venv/.dev  ## Put the newsfragments into NEWS.md, as those of the version in pushd/
+	$(BIN)/towncrier build --yes --version "$$($(BIN)/python -c 'import pushd; print(pushd.__version__)')"
+
+.PHONY: release
+release: .venv/.dev  ## Build all packages into dist/, check each in a fresh environment (5 min)
+	@$(APT_INSTALL)
+	command -v npm > /dev/null || apt_install npm < /dev/null
+	$(BIN)/python -m tests.release
 
 .PHONY: clean
 clean:  ## Remove everything that the other targets created
@@ -305,6 +319,14 @@ announce:
 		grep -v '"pushd-client"' $$file > $$folder/package.json
 		npm install --prefix $$folder --no-audit --no-fund --silent < /dev/null
 	done
+	touch $@
+
+# Looks for what makes a page hard to use with a keyboard or a screen reader.
+.venv/axe/.ready: | $(BIN)/pip
+	@echo 'Installing axe-core into .venv/axe ...'
+	$(APT_INSTALL)
+	command -v npm > /dev/null || apt_install npm < /dev/null
+	npm install --prefix .venv/axe --no-audit --no-fund --silent axe-core@4 < /dev/null
 	touch $@
 
 # The oldest Django that setup.cfg allows. .venv itself has the newest for this Python.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from datetime import date
 from pathlib import Path
 
@@ -10,6 +11,10 @@ from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 
 from pushd import __version__
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from openapi_page import find_documents, replace_blocks  # Beside this file, which is in no package.
 
 project = "pushd"
 author = "the pushd contributors"
@@ -27,6 +32,9 @@ html_favicon = "../web/favicon.svg"
 html_theme_options = {"navigation_with_keys": True, "sidebar_hide_name": False}
 html_copy_source = False
 html_show_sphinx = False
+
+# The reader's own daemon.
+linkcheck_ignore = [r"http://(127\.0\.0\.1|localhost)[:/]"]
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
@@ -47,6 +55,14 @@ def keep_text(app: Sphinx, name: str, content: list[str]) -> None:
         content[0] = _OUTSIDE.sub(r"\1", content[0])
 
 
+def show_operations(app: Sphinx, name: str, content: list[str]) -> None:
+    """Put what OpenAPI documents describe into a page."""
+    folder = Path(app.srcdir, name).parent
+    for document in find_documents(content[0]):
+        app.env.note_dependency(str(folder / document))
+    content[0] = replace_blocks(content[0], folder)
+
+
 def refuse_foreign(app: Sphinx, error: Exception | None) -> None:
     """Raise ExtensionError if a page loads anything from another host."""
     if error is None and app.builder.format == "html":
@@ -58,4 +74,5 @@ def refuse_foreign(app: Sphinx, error: Exception | None) -> None:
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.connect("source-read", keep_text)
+    app.connect("source-read", show_operations)
     app.connect("build-finished", refuse_foreign)

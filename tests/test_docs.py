@@ -64,7 +64,7 @@ TUTORIALS = {"docs/tutorial-django.md", "docs/tutorial-fastapi.md"}
 # The languages of fenced blocks. Add others here, so that no block of Python goes unnoticed.
 # "py" is Python for another server, which is compiled only.
 LANGUAGES = {"py", "python", "sh", "html", "js", "ts", "tsx", "ini", "nginx", "text", "toml"}
-LANGUAGES |= {"{eval-rst}", "{include}", "{toctree}"}  # Directives of the site.
+LANGUAGES |= {"{eval-rst}", "{include}", "{openapi}", "{toctree}"}  # Directives of the site.
 
 
 class Block(NamedTuple):
@@ -186,6 +186,23 @@ def find_modules(text: str) -> set[str]:
     return modules
 
 
+def find_anchors(text: str) -> set[str]:
+    """Return the anchors that a document's headings have, on GitHub and on the site."""
+    anchors: set[str] = set()
+    in_fence = False
+    for line in text.splitlines():
+        in_fence ^= line.startswith("```")
+        if in_fence or not line.startswith("#"):
+            continue
+        shown = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", line.lstrip("#").strip())
+        anchor = base = re.sub(r"[^\w\- ]", "", shown.lower()).replace(" ", "-")
+        number = 0
+        while anchor in anchors:
+            anchor = f"{base}-{(number := number + 1)}"
+        anchors.add(anchor)
+    return anchors
+
+
 def find_paths(text: str) -> set[str]:
     """Return the files, modules and folders that a text names in code."""
     return set(re.findall(r"`([\w.-]+(?:/[\w.-]*)+|\w+\.py)`", text))
@@ -301,6 +318,26 @@ class DocumentTests(SynchronousTestCase):
         for path in DOCUMENTS:
             for link in re.findall(r"\]\(([^)#:]+)[^):]*\)", path.read_text()):
                 self.assertTrue((path.parent / link).exists(), f"{path}: {link}")
+
+    def test_anchors(self) -> None:
+        """Every link into a page leads to one of its headings."""
+        found = 0
+        for path in DOCUMENTS:
+            for link, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", path.read_text()):
+                target = path.parent / link if link else path
+                if target.suffix == ".md":
+                    self.assertIn(anchor, find_anchors(target.read_text()), f"{path}: {link}")
+                    found += 1
+        self.assertGreater(found, 80)
+
+    def test_named(self) -> None:
+        """Every document that a line of the log, an error or a comment names exists."""
+        named = 0
+        for path in (ROOT / "pushd").rglob("*.py"):
+            for document in re.findall(r"docs/[\w/-]+\.md", path.read_text()):
+                self.assertTrue((ROOT / document).exists(), f"{path}: {document}")
+                named += 1
+        self.assertGreater(named, 10)
 
     def test_npm(self) -> None:
         """The hook and the composable in npm.md are those of the examples, which tests compile."""
@@ -437,6 +474,11 @@ class FinderTests(SynchronousTestCase):
         text = "┌─ 2 a/ ── text ──┐\n│    b c_d      │\n│    e/  f      │\n│         i     │\n"
         text += "├─ 1 g/ ─┤\n│ h │\n"
         self.assertEqual(find_modules(text), {"a/b", "a/c_d", "a/e/f", "a/e/i", "g/h"})
+
+    def test_anchors(self) -> None:
+        """An anchor is a heading's text, without marks; that of a second one has a number."""
+        text = "# A `b-c` [d](e.md), f\n```sh\n# no heading\n```\n## X\n## X\n## X\n"
+        self.assertEqual(find_anchors(text), {"a-b-c-d-f", "x", "x-1", "x-2"})
 
     def test_paths(self) -> None:
         """A path has a slash or ends in .py, and stands in code."""

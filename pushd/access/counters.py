@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, Counter, generate_latest
@@ -59,10 +59,34 @@ class Counters:
 
     def render(self) -> bytes:
         """Return the counters, and the metrics of all collectors, in Prometheus' text format."""
+        self._count_closed_lately()
+        return generate_latest(self._registry)
+
+    def series(self) -> dict[str, float]:
+        """Return the same as numbers, by the names that Prometheus' text format has for them.
+
+        When each counter was created is left out.
+        """
+        self._count_closed_lately()
+        return {
+            _series_name(sample.name, sample.labels): sample.value
+            for metric in self._registry.collect()
+            for sample in metric.samples
+            if not sample.name.endswith("created")
+        }
+
+    def _count_closed_lately(self) -> None:
         for label, number in self._closed_lately.items():
             self._closed.labels(label).inc(number)
         self._closed_lately.clear()
-        return generate_latest(self._registry)
+
+
+def _series_name(name: str, labels: Mapping[str, str]) -> str:
+    """Return the name of a series. No label of ours has a value that would need an escape."""
+    if not labels:
+        return name
+    listed = ",".join(f'{label}="{value}"' for label, value in sorted(labels.items()))
+    return f"{name}{{{listed}}}"
 
 
 @dataclass(eq=False, slots=True)

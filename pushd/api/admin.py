@@ -10,13 +10,22 @@ from itertools import islice
 from typing import Any
 
 from pushd.access.closing import Closing
-from pushd.access.connections import Connection
-from pushd.api.resource import AsyncResource, DaemonState, require_known
+from pushd.access.connections import Connection, Connections
+from pushd.api.resource import (
+    AsyncResource,
+    DaemonState,
+    read_argument,
+    read_limit,
+    require_known,
+)
 from pushd.errors import BadRequest, Unavailable
 from pushd.protocols.http.response import Response, json_response
 from pushd.topics.publication import Id
-from pushd.topics.scheduled import ScheduleState
+from pushd.topics.scheduled import MAX_SCHEDULED, ScheduleState
 from pushd.topics.timestamp import format_timestamp
+
+# What connections can be searched by.
+_SEARCHED = ("transport", "peer", "path", "subject")
 
 # Connections or topics in one response, at most.
 _MAX_LIST = 1000
@@ -31,19 +40,25 @@ _SCHEDULE_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
 
 
 class ConnectionListResource(AsyncResource):
-    """``/connections``: open connections, oldest first; ``?after=ID`` continues a list."""
+    """``/connections``: open connections, oldest first; ``?after=ID`` continues a list.
+
+    ``?transport=`` names one, and ``?peer=``, ``?path=`` and ``?subject=`` are parts of a
+    connection's own, in upper or lower case.
+    """
 
     async def answer(self, request: Any) -> Response:
-        """List them."""
-        require_known(request, "after")
-        after = _argument(request, "after") or "0"
+        """List at most ``?limit=`` of them, and count all that match."""
+        require_known(request, "after", "limit", *_SEARCHED)
+        after = read_argument(request, "after") or "0"
         if not _ID.fullmatch(after):
             raise BadRequest("after must be the id of a connection", "after")
+        limit = read_limit(request, _MAX_LIST, _MAX_LIST)
+        found = _search(self._state.connections, request)
         self._state.hub.flush_counters()
-        rest = (one for one in self._state.connections if one.id > int(after))
-        listed = [connection_json(one) for one in islice(rest, _MAX_LIST)]
+        rest = (one for one in found if one.id > int(after))
+        listed = [connection_json(one) for one in islice(rest, limit)]
         more = next(rest, None) is not None
-        return json_response(200, {"connections": listed, "more": more})
+        return json_response(200, {"connections": listed, "more": more, "total": len(found)})
 
 
 class ConnectionResource(AsyncResource):
@@ -74,7 +89,7 @@ class SubscriptionListResource(AsyncResource):
     async def answer(self, request: Any) -> Response:
         """End those to ``?topic=``, which may be a pattern, or of ``?subject=``, or of both."""
         require_known(request, "topic", "subject")
-        topic, subject = _argument(request, "topic"), _argument(request, "subject")
+        topic, subject = read_argument(request, "topic"), read_argument(request, "subject")
         if topic is None and subject is None:
             raise BadRequest("topic or subject must be given", "topic")
         try:
@@ -91,10 +106,12 @@ class ScheduleListResource(AsyncResource):
     """``/schedules``: scheduled publications that are not finished."""
 
     async def answer(self, request: Any) -> Response:
-        """List those of all nodes, oldest first."""
-        require_known(request)
-        schedules = [schedule_json(one) for one in await self._state.scheduled.all()]
-        return json_response(200, {"schedules": schedules})
+        """List those of all nodes, oldest first: all, or at most ``?limit=`` of them."""
+        require_known(request, "limit")
+        pending = await self._state.scheduled.all()
+        limit = read_limit(request, MAX_SCHEDULED, MAX_SCHEDULED)
+        schedules = [schedule_json(one) for one in pending[:limit]]
+        return json_response(200, {"schedules": schedules, "total": len(pending)})
 
 
 class ScheduleResource(AsyncResource):
@@ -120,15 +137,50 @@ class ScheduleResource(AsyncResource):
 
 
 class TopicListResource(AsyncResource):
-    """``/topics``: topics that have subscribers or a history."""
+    """``/topics``: topics that have subscribers or a history.
+
+    ``?name=`` is a part of their names, in upper or lower case.
+    """
 
     async def answer(self, request: Any) -> Response:
-        """List them, by name."""
-        require_known(request)
+        """List at most ``?limit=`` of them, and count all that match.
+
+        They are in the order of their names, or with ``?order=subscribers`` those with the most
+        subscribers at this node first.
+        """
+        require_known(request, "name", "limit", "order")
+        limit = read_limit(request, _MAX_LIST, _MAX_LIST)
+        order = read_argument(request, "order") or "name"
+        if order not in ("name", "subscribers"):
+            raise BadRequest("order must be name or subscribers", "order")
         names = {*self._state.hub.topics(), *await self._state.broker.names()}
-        first = nsmallest(_MAX_LIST, names)
+        if part := (read_argument(request, "name") or "").lower():
+            names = {name for name in names if part in name.lower()}
+        count = self._state.hub.count
+        by_count = order == "subscribers"
+        first = nsmallest(limit, names, key=(lambda one: (-count(one), one)) if by_count else None)
         topics = [await topic_json(self._state, name) for name in first]
-        return json_response(200, {"topics": topics, "more": len(names) > _MAX_LIST})
+        return json_response(
+            200, {"topics": topics, "more": len(names) > limit, "total": len(names)}
+        )
+
+
+def _search(connections: Connections, request: Any) -> list[Connection]:
+    """Return the connections that a request asks for, the oldest first.
+
+    Ten thousand take a few milliseconds, however many match.
+    """
+    found = list(connections)
+    asked = {name: (read_argument(request, name) or "").lower() for name in _SEARCHED}
+    if transport := asked["transport"]:
+        found = [one for one in found if one.closable.transport == transport]
+    if peer := asked["peer"]:
+        found = [one for one in found if peer in one.peer]
+    if path := asked["path"]:
+        found = [one for one in found if path in one.path.lower()]
+    if subject := asked["subject"]:
+        found = [one for one in found if subject in (one.subject or "").lower()]
+    return found
 
 
 def connection_json(connection: Connection) -> dict[str, Any]:
@@ -178,7 +230,7 @@ async def topic_json(state: DaemonState, topic: str) -> dict[str, Any]:
 
 def _closing(request: Any) -> Closing:
     """Read how a connection shall be closed. Raises BadRequest."""
-    code = _argument(request, "code") or str(_CODE)
+    code = read_argument(request, "code") or str(_CODE)
     if not re.fullmatch("[0-9]{4}", code):
         raise BadRequest(f"code must be a close code from 1000 to 4999; got {code[:20]}", "code")
     try:
@@ -186,11 +238,6 @@ def _closing(request: Any) -> Closing:
     except ValueError as error:
         raise BadRequest(error, "code") from None
     try:
-        return Closing(int(code), _argument(request, "reason") or _REASON)
+        return Closing(int(code), read_argument(request, "reason") or _REASON)
     except ValueError as error:
         raise BadRequest(error, "reason") from None
-
-
-def _argument(request: Any, name: str) -> str | None:
-    values = request.args.get(name.encode())
-    return values[-1].decode(errors="replace") if values else None

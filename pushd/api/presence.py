@@ -10,7 +10,7 @@ from typing import Any
 from twisted.python.failure import Failure
 
 from pushd.api.publish import read_topic
-from pushd.api.resource import AsyncResource, require_known
+from pushd.api.resource import AsyncResource, read_argument, require_known
 from pushd.errors import BadRequest, Unavailable
 from pushd.protocols.http.response import Response, json_response
 from pushd.protocols.json_format import presence_json
@@ -43,7 +43,7 @@ class PresenceResource(AsyncResource):
             topic = read_topic(self._name, "topic")
         else:
             require_known(request, "topic")
-            topic = read_topic(_argument(request, b"topic") or "", "topic")
+            topic = read_topic(read_argument(request, "topic") or "", "topic")
         if not self._state.attendances.has(topic):
             raise BadRequest(_NO_PRESENCE, "topic", 404)
         listed = await self._state.attendances.describe(topic)
@@ -58,7 +58,7 @@ def require_presence(attendances: Attendances, topic: str, where: str) -> None:
 
 def read_client(request: Any) -> str | None:
     """Read how the client names its connection, or None if it does not. Raises BadRequest."""
-    given = _argument(request, b"client")
+    given = read_argument(request, "client")
     if given is not None and not _CLIENT.fullmatch(given):
         raise BadRequest("client must be 1 to 64 letters, digits and -_", "client")
     return given
@@ -69,7 +69,7 @@ def read_presence(request: Any, *, is_poll: bool) -> str | None:
 
     Returns None if it does not ask. Raises BadRequest.
     """
-    given = _argument(request, b"presence")
+    given = read_argument(request, "presence")
     if given is None or given == _ASKED or (is_poll and _VERSION.fullmatch(given)):
         return given
     rest = ", or the version of the last list" if is_poll else ""
@@ -162,8 +162,3 @@ class PresencePoll:
         if len(versions) <= 1:
             return versions[0] if versions else None
         return blake2s(" ".join(versions).encode(), digest_size=8).hexdigest()
-
-
-def _argument(request: Any, name: bytes) -> str | None:
-    values = request.args.get(name)
-    return values[-1].decode("latin-1") if values else None

@@ -13,7 +13,13 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from pushd.api.admin import schedule_json, topic_json
-from pushd.api.resource import AsyncResource, DaemonState, parse_number, require_known
+from pushd.api.resource import (
+    AsyncResource,
+    DaemonState,
+    parse_number,
+    read_argument,
+    require_known,
+)
 from pushd.errors import BadRequest, TooManyScheduled, Unavailable
 from pushd.protocols.http.headers import RequestHeaders
 from pushd.protocols.http.response import JSON_HEADERS, Response, json_response
@@ -274,7 +280,7 @@ def read_data(request: Any) -> tuple[str | bytes, bool]:
 def _read_request(state: DaemonState, request: Any, topic: str) -> Draft:
     """Read the publication that a POST to a topic makes. Raises BadRequest."""
     data, is_json = read_data(request)
-    event = _read_event(_argument(request, "event"), "event")
+    event = _read_event(read_argument(request, "event"), "event")
     key = read_key(read_header(request, b"Idempotency-Key"), "Idempotency-Key")
     draft = Draft(topic, data, key, event, is_json)
     check_size(state, draft, "body")
@@ -283,7 +289,7 @@ def _read_request(state: DaemonState, request: Any, topic: str) -> Draft:
 
 def read_number(request: Any, name: str) -> float | None:
     """Read a number of the query, or None if it is absent. Raises BadRequest."""
-    given = _argument(request, name)
+    given = read_argument(request, name)
     if given is None:
         return None
     number = parse_number(given)
@@ -294,16 +300,11 @@ def read_number(request: Any, name: str) -> float | None:
 
 def _read_time(request: Any, name: str) -> float | None:
     """Read a time of the query as seconds since 1970, or None if it is absent."""
-    given = _argument(request, name)
+    given = read_argument(request, name)
     try:
         return None if given is None else parse_timestamp(given)
     except ValueError as error:
         raise BadRequest(f"{name} {error}", name) from None
-
-
-def _argument(request: Any, name: str) -> str | None:
-    values = request.args.get(name.encode())
-    return values[-1].decode("latin-1") if values else None
 
 
 def read_header(request: Any, name: bytes) -> str | None:

@@ -33,6 +33,8 @@ _SEPARATOR = re.compile(b"[&;]")
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]{1,3})?")
 _MAX_NUMBER = 64
 
+_COUNT = re.compile(r"[0-9]{1,9}")
+
 # Longest name of an unknown parameter in an error, in characters.
 _MAX_NAME = 100
 
@@ -125,6 +127,22 @@ def require_known(request: Any, *names: str) -> None:
         if b"=" not in item:
             name = unquote(item).decode(errors="replace")
             raise BadRequest("must have a value", name) if name in names else _unknown(name, names)
+
+
+def read_argument(request: Any, name: str) -> str | None:
+    """Return a parameter of the query, the last one of this name; None without one."""
+    values = request.args.get(name.encode())
+    return values[-1].decode(errors="replace") if values else None
+
+
+def read_limit(request: Any, default: int, most: int) -> int:
+    """Return the query's ``limit``: how many members a list may have. Raises BadRequest."""
+    given = read_argument(request, "limit")
+    if given is None:
+        return default
+    if not _COUNT.fullmatch(given) or not 1 <= int(given) <= most:
+        raise BadRequest(f"limit must be 1 to {most}; got {given[:_MAX_NAME]}", "limit")
+    return int(given)
 
 
 def _unknown(name: str, names: tuple[str, ...]) -> BadRequest:

@@ -1,36 +1,37 @@
-"""``/rules`` of the control port: which rule holds for a topic."""
+"""``/rules`` of the control port: the rules, and which of them holds for a topic."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from pushd.api.publish import read_topic
-from pushd.api.resource import AsyncResource, DaemonState, require_known
-from pushd.errors import BadRequest
+from pushd.api.resource import AsyncResource, DaemonState, read_argument, require_known
 from pushd.protocols.http.response import Response, json_response
+from pushd.topics.rules import DEFAULT, Rule
 
 
 class RulesResource(AsyncResource):
-    """``/rules?topic=NAME``: the rule of a topic, which need not exist."""
+    """``/rules``: all rules; ``/rules?topic=NAME``: that of a topic, which need not exist."""
 
     async def answer(self, request: Any) -> Response:
-        """Describe it."""
+        """Describe them, in the order in which they are looked through; or the one."""
         require_known(request, "topic")
-        given = request.args.get(b"topic")
-        if not given:
-            raise BadRequest("rules are those of a topic: ?topic=NAME", "topic")
-        topic = read_topic(given[-1].decode(errors="replace"), "topic")
-        return json_response(200, rule_json(self._state, topic))
+        given = read_argument(request, "topic")
+        if given is None:
+            rules = [rule_json(self._state, one) for one in (*self._state.rules, DEFAULT)]
+            return json_response(200, {"rules": rules})
+        topic = read_topic(given, "topic")
+        rule = rule_json(self._state, self._state.rules.find(topic))
+        return json_response(200, {"topic": topic, **rule})
 
 
-def rule_json(state: DaemonState, topic: str) -> dict[str, Any]:
-    """Return the JSON of a topic's rule, with the daemon's defaults where it has no value.
+def rule_json(state: DaemonState, rule: Rule) -> dict[str, Any]:
+    """Return the JSON of a rule, with the daemon's defaults where it has no value.
 
-    ``match`` is null if no rule matches.
+    ``match`` is null for the rule of topics that match none.
     """
-    rule = state.rules.find(topic).with_defaults(state.default_rule())
+    rule = rule.with_defaults(state.default_rule())
     return {
-        "topic": topic,
         "match": rule.match,
         "history-size": rule.history_size,
         "history-ttl": rule.history_ttl,

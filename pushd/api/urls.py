@@ -21,7 +21,9 @@ from pushd.api.centrifuge.http_api import HttpApi, HttpApiResource
 from pushd.api.health import Readiness, health_resource, metrics_resource, readiness_resource
 from pushd.api.many_topics import PATH as MANY_TOPICS
 from pushd.api.many_topics import ManyTopicsResource
+from pushd.api.operator_page import OperatorPage
 from pushd.api.presence import SUFFIX, PresenceResource
+from pushd.api.publications import PublicationListResource
 from pushd.api.publish import (
     BatchResource,
     ControlTopicResource,
@@ -119,11 +121,13 @@ def control_site(
     readiness: Readiness,
     state: DaemonState,
     views: ViewDependencies,
+    page: OperatorPage,
     api: HttpApi | None = None,
 ) -> PushdSite:
     """Make the site of the control port, for operators and publishers.
 
     :param views: what the WebSockets of publishers run with.
+    :param page: the operator's page.
     :param api: the HTTP API of Centrifugo; None without it.
     """
     publisher = Match(PublisherView(state), {}, Handshakes.REQUIRED)
@@ -157,6 +161,8 @@ def control_site(
                 return ScheduleListResource(state)
             case b"/presence":
                 return PresenceResource(state)
+            case b"/publications":
+                return PublicationListResource(state)
         path = _path(request) or (_TOPICS if is_topic(request.path) else "")
         if api is not None and path.startswith(API):
             return HttpApiResource(api, path.removeprefix(API))
@@ -171,7 +177,7 @@ def control_site(
             return ConnectionResource(state, path.removeprefix(_CONNECTIONS))
         if path.startswith(_SCHEDULES):
             return ScheduleResource(state, path.removeprefix(_SCHEDULES))
-        return AnswerResource(_PLAIN_NOT_FOUND)
+        return page.find(path) or AnswerResource(_PLAIN_NOT_FOUND)
 
     def answer_at_once(request: Any) -> str | None:
         if request.method != b"POST" or not request.path.startswith(_TOPICS.encode()):

@@ -28,8 +28,8 @@ class Option:
     """One option: its name, its description, and its parser.
 
     Its default and its parser decide how it is written in a configuration file: a list if the
-    default is a tuple, a Boolean if it is ``on`` or ``off``, a number if it is digits, a number or
-    a string such as ``"64KiB"`` if the parser is a Size, else a string.
+    default is a tuple, a Boolean if it is ``on`` or ``off`` and nothing else, a number if it is
+    digits, a number or a string such as ``"64KiB"`` if the parser is a Size, else a string.
     """
 
     #: The heading that it is listed under.
@@ -71,8 +71,9 @@ class Option:
 
     @property
     def is_switch(self) -> bool:
-        """Whether it is ``on`` or ``off``."""
-        return self.default in ("on", "off")
+        """Whether it can only be ``on`` or ``off``."""
+        has_more = "|" in self.metavar and self.metavar != "on|off"
+        return self.default in ("on", "off") and not has_more
 
     def join(self, given: Sequence[str]) -> Text:
         """Join all values that were given; the last one wins if only one may be given."""

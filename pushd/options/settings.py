@@ -46,6 +46,7 @@ from pushd.options.parsers import (
     parse_wsgi,
 )
 from pushd.options.sizes import AUTO, ShareOfMemory, Size
+from pushd.protocols.http.guard import PAGE_OFF, PAGE_ON, PAGE_VIEW
 from pushd.protocols.http.policy import DEFAULT_CSP
 from pushd.topics.history import Retention
 from pushd.topics.redis.address import RedisAddress, parse_broker
@@ -119,6 +120,15 @@ class Settings:
         "than once.",
         default=_CONTROL,
         value=_CONTROL,
+    )
+    control_page: str = setting(
+        PORTS,
+        "control-page",
+        "on|view|off",
+        one_of(PAGE_ON, PAGE_VIEW, PAGE_OFF),
+        "Operator's page at the control port, for browsers. With view it has no buttons, and the "
+        "port refuses whatever a browser sends to change something; with off there is no page.",
+        default=PAGE_ON,
     )
     routes: Routes = combined_setting(
         _make_routes,

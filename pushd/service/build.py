@@ -15,6 +15,7 @@ from twisted.internet.base import ReactorBase
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from pushd import __version__
 from pushd.access.admission import Admission
 from pushd.access.authorization import Authorizer
 from pushd.access.connections import Connections
@@ -29,8 +30,10 @@ from pushd.api.centrifuge.http_api import HttpApi
 from pushd.api.centrifuge.procedures import Procedures
 from pushd.api.centrifuge.websocket import CentrifugeResource
 from pushd.api.health import Readiness
+from pushd.api.operator_page import FOLDER, PAGE_HEADERS, OperatorPage
 from pushd.api.publish import max_batch_body, max_line
 from pushd.api.resource import DaemonState
+from pushd.api.snapshots import INTERVAL, Snapshots
 from pushd.api.topics import TopicDependencies
 from pushd.api.urls import control_site, public_site
 from pushd.gateways.application import find_authorizer
@@ -41,7 +44,7 @@ from pushd.options.event_loop import name_loop
 from pushd.options.settings import Settings
 from pushd.protocols.cork import Cork
 from pushd.protocols.http.cors import CrossOrigin
-from pushd.protocols.http.guard import control_guard, public_guard
+from pushd.protocols.http.guard import PAGE_OFF, control_guard, public_guard
 from pushd.protocols.http.policy import SitePolicy
 from pushd.protocols.http.site import PushdSite
 from pushd.protocols.http.static import StaticFiles
@@ -117,6 +120,9 @@ _DEMO_FILES = {
 # Files of the client's npm package that no page loads. They are in a checkout only.
 _NPM_FILES = ("LICENSE", "README.md", "package.json", "pushd.d.ts")
 
+# What the public port does not serve.
+_PRIVATE_FILES = (*_NPM_FILES, FOLDER)
+
 # Where publications are posted at the public port.
 _TOPICS = b"/topics/"
 
@@ -153,6 +159,7 @@ class Runtime:
     :param disk: runs what waits for the disk of ``--state``.
     :param log_folders: where the activity log of ``--state`` may be; see ``find_memory``.
     :param reloads: whether the daemon starts anew when its code changes.
+    :param resident: returns how much memory the process takes, in bytes.
     """
 
     reactor: Any
@@ -166,6 +173,7 @@ class Runtime:
     disk: Disk = field(default_factory=CallerThread)
     log_folders: Sequence[Path] = ()
     reloads: bool = False
+    resident: Callable[[], int] = lambda: 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,13 +208,24 @@ def build(settings: Settings, runtime: Runtime) -> PushService:
     topics = _build_topics(inputs, state, views, pool)
     centrifuge = _build_centrifuge(inputs, state, views, topics, pool)
     public = _build_public_site(inputs, topics, application)
+    snapshots = Snapshots(
+        runtime.reactor, inputs.counters.series, runtime.wall, _describe_daemon(inputs)
+    )
     control = control_site(
         runtime.reactor,
-        control_policy(runtime.reactor, runtime.wall, live, inputs.counters, inputs.memory),
+        control_policy(
+            runtime.reactor,
+            runtime.wall,
+            live,
+            inputs.counters,
+            inputs.memory,
+            page=settings.control_page,
+        ),
         inputs.counters,
         readiness,
         state,
         replace(views, factory=_make_publishers_factory(inputs)),
+        OperatorPage(StaticFiles([shipped_client()]), snapshots, settings.control_page),
         None if centrifuge is None else HttpApi(centrifuge, settings.api_key),
     )
     inputs.counters.register(BuildCollector(name_loop(runtime.loop)))
@@ -226,6 +245,7 @@ def build(settings: Settings, runtime: Runtime) -> PushService:
         service.addService(StateService(stored))
     service.appliers.append(live.apply)
     service.stopping += [runtime.threads.stop, public.policy.throttle.stop]
+    service.finishing.append(snapshots.stop)
     blocking = BlockingPublisher(views.publisher, runtime.threads)
     service.addService(InProcess(blocking, views.publisher, runtime.loop))
     if isinstance(application, AsgiGateway):
@@ -516,7 +536,7 @@ def _build_application(
 ) -> WsgiGateway | AsgiGateway | None:
     """Build what an application's pages are made with; None without an application."""
     runtime, settings = inputs.runtime, inputs.settings
-    shipped = StaticFiles([shipped_client()], _NPM_FILES)
+    shipped = StaticFiles([shipped_client()], _PRIVATE_FILES)
     files = ApplicationFiles(StaticFiles(_own_files(settings)), shipped)
     if settings.asgi is not None:
         assert runtime.loop is not None  # --asgi implies --loop asyncio.
@@ -533,6 +553,19 @@ def _build_application(
         files=files,
         limits=inputs.live.limits,
     )
+
+
+def _describe_daemon(inputs: _BuildInputs) -> dict[str, object]:
+    """Return what the operator's page shows of a daemon that does not change."""
+    settings = inputs.settings
+    return {
+        "version": __version__,
+        "started": inputs.runtime.wall(),
+        "broker": "memory" if settings.broker is None else str(settings.broker),
+        "state": settings.state is not None and settings.broker is None,
+        "page": settings.control_page,
+        "interval": INTERVAL,
+    }
 
 
 def _build_collector(
@@ -554,6 +587,7 @@ def _build_collector(
         limits=inputs.live.limits,
         memory=inputs.memory,
         clocks=(inputs.runtime.reactor, inputs.clock),
+        resident=inputs.runtime.resident,
     )
 
 
@@ -587,15 +621,19 @@ def control_policy(
     live: LiveSettings,
     counters: Counters,
     memory: Memory,
+    *,
+    page: str = PAGE_OFF,
 ) -> SitePolicy:
     """Make the policy of the control port: its own connection limit, and no trusted proxies.
 
     No client is slowed: all that can reach this port are trusted.
+
+    :param page: ``--control-page``.
     """
     untrusted, trusted = Proxies(), Proxies(["0.0.0.0/0", "::/0"])
     own = Limits(max_connections=_CONTROL_CONNECTIONS, max_per_address=_CONTROL_CONNECTIONS)
     return SitePolicy(
-        guard=control_guard(live.control_hosts),
+        guard=control_guard(live.control_hosts, page),
         admission=Admission(own, untrusted, fixed=True),
         throttle=Throttle(clock, own, trusted, counters.slowed),
         proxies=untrusted,
@@ -605,6 +643,7 @@ def control_policy(
         wall=wall,
         is_publication=lambda path: True,
         large_bodies=_LARGE_BODIES,
+        page_headers=PAGE_HEADERS,
         freed_last=True,
     )
 
@@ -621,14 +660,15 @@ def _control_port(reactor: Any, endpoint: str, site: PushdSite) -> PortService:
 def _hidden_files(settings: Settings) -> tuple[str, ...]:
     """Files of the bundled client that are not served.
 
-    What only npm reads; and with ``--demo off`` the demo's pages, except for those that views of
-    the operator take the place of the demo's for, and the start page, which links to them.
+    What only npm reads, and the operator's page; and with ``--demo off`` the demo's pages, except
+    for those that views of the operator take the place of the demo's for, and the start page, which
+    links to them.
     """
     if settings.demo:
-        return _NPM_FILES
+        return _PRIVATE_FILES
     is_free = {path: settings.routes.match(path) is None for path in _DEMO_FILES}
     hidden = [name for path, names in _DEMO_FILES.items() if is_free[path] for name in names]
-    return (*_NPM_FILES, "index.html", *hidden)
+    return (*_PRIVATE_FILES, "index.html", *hidden)
 
 
 def _own_files(settings: Settings) -> list[Path]:

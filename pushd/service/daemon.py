@@ -82,6 +82,8 @@ class PushService(MultiService):
         self.interrupting: list[Callable[[], object]] = []
         #: Functions that are called when a stop begins.
         self.stopping: list[Callable[[], object]] = []
+        #: Functions that are called when the control ports close, at the end of a stop.
+        self.finishing: list[Callable[[], object]] = []
         #: Functions that apply new settings after a reload. To make an option changeable at run
         #: time, add one here, and ``live=True`` to the option.
         self.appliers: list[Applier] = []
@@ -138,6 +140,8 @@ class PushService(MultiService):
         self._presence.stop()
         # With systemd's sockets, publishers wait there for the next process from now on. Until then
         # the broker takes what they publish.
+        for call in self.finishing:
+            call()
         closed = gatherResults([port.close() for port in self.control], consumeErrors=True)
         await self._wait(closed, _LAST_REQUESTS)
         self._broker.stop()

@@ -178,6 +178,7 @@ class MetricsCollector(Collector):
     :param fault: returns why the broker cannot be reached, or None if it can.
     :param histograms: by name and help text.
     :param clocks: the reactor, and each clock that has timers of its own.
+    :param resident: returns how much memory the process takes, in bytes.
     """
 
     site: PushdSite
@@ -190,6 +191,7 @@ class MetricsCollector(Collector):
     limits: Limits
     memory: Memory
     clocks: Sequence[IReactorTime]
+    resident: Callable[[], int]
 
     def collect(self) -> Iterator[Metric]:
         """Read the metrics: a few milliseconds for ten thousand connections."""
@@ -216,7 +218,12 @@ class MetricsCollector(Collector):
         yield from self._memory()
 
     def _memory(self) -> Iterator[Metric]:
-        """Yield the metrics of what is buffered."""
+        """Yield the metrics of the process' memory, and of what is buffered in it."""
+        yield GaugeMetricFamily(
+            "pushd_resident_bytes",
+            "Memory that the process takes, as the kernel counts it (0 where that is not known).",
+            self.resident(),
+        )
         family = GaugeMetricFamily(
             "pushd_buffered_bytes", "Bytes that are buffered, by kind.", labels=["kind"]
         )

@@ -8,6 +8,7 @@ import resource
 import signal
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from threading import current_thread, main_thread
 from typing import Any
 
@@ -160,6 +161,18 @@ def allow_connections(wanted: int) -> int:
             wanted=wanted,
         )
     return allowed
+
+
+def resident_bytes(status: Path = Path("/proc/self/statm")) -> int:
+    """Return the memory that the process takes (RSS), in bytes; 0 where that is not known.
+
+    :param status: a file of Linux.
+    """
+    try:
+        pages = int(status.read_bytes().split()[1])
+    except OSError:
+        return 0
+    return pages * resource.getpagesize()
 
 
 def log_memory_limit(settings: Settings) -> None:

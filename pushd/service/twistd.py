@@ -27,7 +27,12 @@ from pushd.service.event_loop import EventLoopService
 from pushd.service.garbage import GarbageService
 from pushd.service.logs import LogStyle, style_log_of_twistd
 from pushd.service.metrics import LagMeter
-from pushd.service.process import Signals, allow_connections, log_memory_limit
+from pushd.service.process import (
+    Signals,
+    allow_connections,
+    log_memory_limit,
+    resident_bytes,
+)
 from pushd.service.reactor import event_loop_of, poll_directly, run_on_monotonic_time
 from pushd.service.reload import Reloader
 from pushd.service.systemd import Notifier
@@ -129,6 +134,7 @@ def _make_runtime(reactor: Any, settings: Settings, lag: Histogram) -> Runtime:
         loop=loop,
         disk=disk,
         log_folders=find_memory(os.environ),
+        resident=resident_bytes,
     )
 
 

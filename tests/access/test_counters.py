@@ -45,6 +45,19 @@ class MetricsTests(SynchronousTestCase):
             {("pushd_refused_total", "busy"): 2, ("pushd_refused_total", "forbidden"): 1},
         )
 
+    def test_series(self) -> None:
+        """The same numbers are to be had by the names that they have in the text."""
+        self.assertNotIn("pushd_slowed_created", self.counters.series())
+        self.counters.refused.labels(reason="busy").inc()
+        self.counters.count_closed(1000)
+        series = self.counters.series()
+        self.assertEqual(series['pushd_refused_total{reason="busy"}'], 1)
+        self.assertEqual(series['pushd_closed_total{code="1000"}'], 1)
+        self.assertEqual(series["pushd_slowed_total"], 0)
+        text = self.counters.render().decode()
+        for name, value in series.items():
+            self.assertIn(f"\n{name} {value}\n", text)
+
     def test_closed(self) -> None:
         """Closed WebSockets are counted by close code; unregistered codes share a label."""
         for code in (1000, 1006, 1000, 4000, 3333):

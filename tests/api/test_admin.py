@@ -74,6 +74,16 @@ class ScheduleTests(TopicTestCase):
         assert answer is not None
         self.assertEqual((answer.status, json.loads(answer.body)["where"]), (503, "schedules"))
 
+    def test_limit(self) -> None:
+        """A list may be shorter than the number of all, which it has as well."""
+        first, _ = self.add("delay=1"), self.add("delay=2")
+        listed = json.loads(self.control("GET", "/schedules?limit=1").body)
+        self.assertEqual([one["schedule"] for one in listed["schedules"]], [first])
+        self.assertEqual(listed["total"], 2)
+        for limit in ("0", "10001", "x", "-1", "", "1.5", "9" * 30):
+            answer = self.control("GET", f"/schedules?limit={limit}")
+            self.assertEqual((answer.status, json.loads(answer.body)["where"]), (400, "limit"))
+
     def test_one(self) -> None:
         """One schedule is described under its id."""
         name = self.add("delay=1")
@@ -176,6 +186,34 @@ class ConnectionTests(TopicTestCase):
             given = token(subject, subscribe=["t"])
             self.daemon.connect(f"/topics/t?token={given}")
         self.assertEqual([one["subject"] for one in self.list()], ["ann", ""])
+
+    def test_search(self) -> None:
+        """Connections are found by transport, and by parts of their peer, path and subject."""
+        self.start(token_keys=secret_keys())
+        for subject in ("Ann", "bob", ""):
+            self.daemon.connect(f"/topics/{subject}A/b?token={token(subject, subscribe=['**'])}")
+        stream = self.daemon.open_connection(address="192.0.2.7")
+        query = f"token={token('joanna', subscribe=['**'])}"
+        head = "Host: localhost:8080\r\nAccept: text/event-stream"
+        stream.send(f"GET /topics/x?{query} HTTP/1.1\r\n{head}\r\n\r\n".encode())
+        for asked, found in (
+            ("", [1, 2, 3, 4]),
+            ("subject=ann", [1, 4]),
+            ("subject=ANN&transport=websocket", [1]),
+            ("transport=SSE", [4]),
+            ("transport=ss", []),
+            ("peer=192.0.2.", [4]),
+            ("path=a/B", [1, 2, 3]),
+            ("path=/bob", [2]),
+            ("subject=nobody", []),
+            ("path=a&after=1&limit=1", [2]),
+        ):
+            listed = json.loads(self.control("GET", f"/connections?{asked}").body)
+            self.assertEqual([one["id"] for one in listed["connections"]], found, asked)
+        # The last one: all that match are counted, and there are more behind those listed.
+        self.assertEqual((listed["total"], listed["more"]), (3, True))
+        for query in ("limit=0", "limit=1001", "limit=x"):
+            self.assert_wrong("GET", f"/connections?{query}", 400, "limit")
 
     def test_pages(self) -> None:
         """A list has at most 1000 connections; ``?after=`` continues it."""
@@ -337,6 +375,26 @@ class TopicListTests(PublishTestCase):
         self.assertEqual([one["topic"] for one in listing["topics"]], ["a", "m/n", "t", "z"])
         self.assertEqual(listing["more"], False)
         self.assertEqual(listing["topics"][2], self.describe("t"))
+
+    def test_search(self) -> None:
+        """Topics are found by a part of their name, and listed by name or by subscribers."""
+        for topic in ("News/a", "news/b", "c"):
+            self.publish(topic, "x")
+        for topic in ("news/b", "c", "c"):
+            RawWebSocketClient(self.daemon, topic)
+        for asked, found, total in (
+            ("name=news", ["News/a", "news/b"], 2),
+            ("name=NEWS&order=subscribers", ["news/b", "News/a"], 2),
+            ("order=subscribers", ["c", "news/b", "t", "News/a"], 4),
+            ("order=subscribers&limit=1", ["c"], 4),
+            ("order=name&limit=2", ["News/a", "c"], 4),
+            ("name=nothing", [], 0),
+        ):
+            listed = json.loads(self.control("GET", f"/topics?{asked}").body)
+            self.assertEqual([one["topic"] for one in listed["topics"]], found, asked)
+            self.assertEqual((listed["total"], listed["more"]), (total, len(found) < total))
+        for asked, where in (("order=size", "order"), ("limit=0", "limit"), ("nme=a", "nme")):
+            self.assert_wrong(self.control("GET", f"/topics?{asked}"), 400, where)
 
     def test_more(self) -> None:
         """A list has at most 1000 topics, and says whether there are more."""

@@ -40,7 +40,6 @@ class HealthTests(SynchronousTestCase):
             answer = self.ask(path, "OPTIONS")
             self.assertEqual((answer.status, answer.headers["Allow"]), (200, "GET, HEAD, OPTIONS"))
         self.assertEqual(self.ask("/", "OPTIONS").status, 204)
-        self.assertEqual(self.ask("/", "GET").status, 404)
         answer = self.ask("/healthz", "POST")
         self.assertEqual((answer.status, answer.headers["Allow"]), (405, "GET, HEAD, OPTIONS"))
 

@@ -74,9 +74,26 @@ class RulesTests(TopicTestCase):
         )
         self.assertEqual(json.loads(self.control("GET", "/topics").body)["topics"], [])
 
+    def test_all(self) -> None:
+        """Without a topic, all rules are listed in their order, and last what holds for others."""
+        self.start(rules=Rules([Rule(match="b/*", latest=True), Rule(match="a", history_size=1)]))
+        listed = json.loads(self.control("GET", "/rules").body)["rules"]
+        self.assertEqual(
+            listed,
+            [
+                {**DEFAULTS, "match": "b/*", "latest": True},
+                {**DEFAULTS, "match": "a", "history-size": 1},
+                DEFAULTS,
+            ],
+        )
+
     def test_refused(self) -> None:
-        """A request without a topic, with an invalid one, or with another parameter is refused."""
-        for query, where in (("", "topic"), ("?topic=a%20b", "topic"), ("?topic=a&x=1", "x")):
+        """A request with an invalid topic, or with another parameter, is refused."""
+        for query, where in (
+            ("?topic=", "topic"),
+            ("?topic=a%20b", "topic"),
+            ("?topic=a&x=1", "x"),
+        ):
             answer = self.control("GET", f"/rules{query}")
             self.assertEqual((answer.status, json.loads(answer.body)["where"]), (400, where))
         self.assertEqual(self.control("POST", "/rules?topic=a").status, 405)

@@ -83,7 +83,15 @@ class ControlTests(SiteTestCase):
 
     def test_nothing_else(self) -> None:
         """Views, files and other spellings are 404."""
-        for path in ("/", "/chat/a/", "/test.html", "/healthz/", "/Healthz", "/%68ealthz", "/x"):
+        for path in (
+            "/index.html",
+            "/chat/a/",
+            "/test.html",
+            "/healthz/",
+            "/Healthz",
+            "/%68ealthz",
+            "/x",
+        ):
             answer = self.get(path, control=True)
             self.assertEqual(answer.status, 404, path)
             self.assertEqual(answer.text, "not found\n")

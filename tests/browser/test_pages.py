@@ -9,6 +9,7 @@ from statistics import median
 import pytest
 from playwright.sync_api import Browser, Page, WebSocketRoute, expect
 
+from pushd import __version__
 from tests.browser.conftest import stop_clock
 from tests.support.daemon_process import DaemonProcess
 
@@ -101,6 +102,18 @@ def test_demo(page: Page, daemon: DaemonProcess, console_errors: list[str]) -> N
     # Each message was shown when it arrived, not all at the end.
     open_page = {"state": "open", "reconnect": False, "closing": False}
     assert page.evaluate("lines") == [{"count": n, **open_page} for n in range(1, 11)] * 2
+    assert console_errors == []
+
+
+def test_start_page(page: Page, daemon: DaemonProcess, console_errors: list[str]) -> None:
+    """The start page says which version runs, and each of its links leads to something."""
+    page.goto(daemon.url)
+    expect(page.locator("#version")).to_have_text(__version__)
+    links = page.locator("a").evaluate_all("links => links.map(link => link.href)")
+    assert {f"{daemon.url}{path}" for path in ("test/", "topics.html", "pushd.js")} <= {*links}
+    for link in links:
+        assert link.startswith(daemon.url), link
+        assert page.request.get(link).status == 200, link
     assert console_errors == []
 
 

@@ -1114,8 +1114,10 @@ def test_control_port() -> None:
                 assert client.read_answer().status in (400, 403), host
             client.send(request("evil.example", "/healthz"))
             assert client.read_answer().status == 200
-            for origin in ("http://evil.example", "null", url.rstrip("/")):
+            for origin in ("http://evil.example", "null", url_of(daemon).rstrip("/")):
                 assert client.request("/healthz", f"Origin: {origin}").status == 403, origin
+            # That of the operator's page.
+            assert client.request("/healthz", f"Origin: {url.rstrip('/')}").status == 200
             client.send(handshake("evil.example", "/healthz"))
             assert client.read_answer().status == 403
         with RawClient(url_of(daemon)) as client:

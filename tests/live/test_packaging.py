@@ -170,7 +170,7 @@ def test_pages(programs: Path, tmp_path: Path) -> None:
     pages = {
         str(path.relative_to(folder)): path
         for path in folder.rglob("*")
-        if path.is_file() and path.name not in NPM_FILES
+        if path.is_file() and path.name not in NPM_FILES and path.parent.name != "operator"
     }
     pages |= {"": pages["index.html"], "test/": pages["test.html"]}
     with _started(programs / "twistd", "-n", "--pidfile=", "pushd", *PORTS, cwd=tmp_path) as url:
@@ -229,6 +229,8 @@ def test_contents(wheel: Path) -> None:
     assert "pushd/django/management/commands/runpushd.py" in names
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {"pushd", "twisted"}
     assert {"pushd/web/pushd.js", "pushd/web/demo/test.js"} <= names
+    page = {f"pushd/web/operator/{one.name}" for one in (ROOT / "web/operator").iterdir()}
+    assert page <= names
     assert not {f"pushd/web/{name}" for name in NPM_FILES} & names
     assert not [name for name in names if re.match(r"twisted/.*__init__\.py$", name)]
     assert [name for name in names if name.endswith(".dist-info/licenses/LICENSE")]

@@ -23,9 +23,11 @@ from pushd.options.sizes import Size
 _SIZE = Size(0, 1 << 40)
 
 
-def option(default: Text = None, parse: Any = str, *, secret: bool = False) -> Option:
+def option(
+    default: Text = None, parse: Any = str, *, secret: bool = False, metavar: str = "X"
+) -> Option:
     """Make an option."""
-    return Option("Group", "one-two", "X", parse, "Help.", default=default, secret=secret)
+    return Option("Group", "one-two", metavar, parse, "Help.", default=default, secret=secret)
 
 
 class OptionTests(SynchronousTestCase):
@@ -50,6 +52,13 @@ class OptionTests(SynchronousTestCase):
             made = option(default, parse)
             for name in ("repeatable", "is_number", "is_size", "is_switch"):
                 self.assertEqual(getattr(made, name), name == kind, (default, name))
+
+    def test_more_than_on_and_off(self) -> None:
+        """An option that can be something else beside ``on`` and ``off`` is no switch."""
+        self.assertTrue(option("on", metavar="on|off").is_switch)
+        three = option("on", metavar="on|view|off")
+        self.assertFalse(three.is_switch)
+        self.assertEqual((three.read("view"), three.write("on")), ("view", '"on"'))
 
     def test_join(self) -> None:
         """All values of a repeatable option are used, and the last one of any other."""

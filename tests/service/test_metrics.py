@@ -13,8 +13,6 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd import __version__
-from pushd.access import closing
-from pushd.access.closing import Closing
 from pushd.schedule.ticks import PushSchedule
 from pushd.service.metrics import LagMeter
 from pushd.testing import Daemon
@@ -285,22 +283,6 @@ class DocumentationTests(SynchronousTestCase):
         """docs/monitoring.md has a row for every metric, and no other."""
         text = (ROOT / "docs/monitoring.md").read_text()
         self.assertEqual(set(re.findall(r"(?m)^\| `(pushd_\w+)", text)), self.exported())
-
-    def test_events(self) -> None:
-        """docs/monitoring.md explains every event name of the log, and no other."""
-        source = "".join(path.read_text() for path in (ROOT / "pushd").rglob("*.py"))
-        named = set(re.findall(r'\bevent="(\w+)"', source))
-        table = (ROOT / "docs/monitoring.md").read_text().partition("| event | when")[2]
-        rows = re.findall(r"(?m)^\| (`[^|]*) \|", table.partition("\n\n")[0])
-        self.assertEqual(named, set(re.findall(r"`(\w+)`", " ".join(rows))))
-
-    def test_codes(self) -> None:
-        """docs/monitoring.md has a row for every close code, and no other."""
-        text = (ROOT / "docs/monitoring.md").read_text()
-        rows = {int(code) for code in re.findall(r"(?m)^\| (\d{4}) \|", text)}
-        ours = {value.code for value in vars(closing).values() if isinstance(value, Closing)}
-        # And those that Autobahn closes with, and those that stand for a missing Close or code.
-        self.assertEqual(rows, ours | {1002, 1005, 1006, 1007})
 
     def test_names(self) -> None:
         """Times are in seconds, help texts are sentences, and labels have few values."""

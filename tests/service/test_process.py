@@ -14,7 +14,8 @@ from typing import Any
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.service.process import Signals, allow_connections
+from pushd.service.process import Signals, allow_connections, resident_bytes
+from tests.support.folder import make_folder
 from tests.support.peer import said
 
 
@@ -279,6 +280,21 @@ class AllowConnectionsTests(SynchronousTestCase):
             ],
         )
         self.assertEqual([event["log_level"].name for event in events], ["info", "warn"])
+
+
+class ResidentTests(SynchronousTestCase):
+    """The memory of the process."""
+
+    def test_linux(self) -> None:
+        """The kernel's number of pages, in bytes."""
+        file = make_folder(self) / "statm"
+        file.write_text("91234 5120 2048 1 0 9000 0\n")
+        self.assertEqual(resident_bytes(file), 5120 * resource.getpagesize())
+        self.assertGreater(resident_bytes(), 1 << 20)
+
+    def test_elsewhere(self) -> None:
+        """It is not known on other systems."""
+        self.assertEqual(resident_bytes(make_folder(self) / "statm"), 0)
 
 
 class RealLimitTests(SynchronousTestCase):

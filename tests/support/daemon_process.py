@@ -42,7 +42,8 @@ class DaemonProcess:
     ``directory``; whatever is waited for may take ``patience`` seconds. ``environment`` is added to
     that of this process; ``sockets`` are passed by their names, as systemd passes them. It is
     forked from a process that has imported pushd, unless it is to be a new program (``is_new``), or
-    has something that is read as a program starts: sockets, or certain variables.
+    has something that is read as a program starts: sockets, or certain variables. So is one whose
+    ``twistd`` is that of another environment.
     """
 
     def __init__(
@@ -54,17 +55,19 @@ class DaemonProcess:
         environment: Mapping[str, str] | None = None,
         sockets: Mapping[str, socket] | None = None,
         is_new: bool = False,
+        twistd: Path = TWISTD,
     ) -> None:
         self._environment = dict(environment or {})
         self._sockets = dict(sockets or {})
-        self._command = [str(TWISTD), "-n", "--pidfile=", "pushd"]
+        self._command = [str(twistd), "-n", "--pidfile=", "pushd"]
         for option, value in DEFAULTS.items():
             if not any(arg == option or arg.startswith(f"{option}=") for arg in args):
                 self._command += [option, value]
         self._command += args
         self._directory = directory
         self._patience = patience
-        self._is_new = is_new or bool(sockets) or any(map(_is_read_at_start, self._environment))
+        self._is_new = is_new or bool(sockets) or twistd != TWISTD
+        self._is_new |= any(map(_is_read_at_start, self._environment))
         self._process: subprocess.Popen[str] | ForkedProcess | None = None
         self._reader = Thread(target=self._read, daemon=True)
         # Guards the next two, and is notified of each change to them.

@@ -17,6 +17,12 @@ _NO_HOST = "a request must have exactly one Host, and a valid one"
 # The most characters of a header in the log.
 _MAX_QUOTED = 200
 
+# What ``--control-page`` can be: the operator's page with its buttons, without them, or not at all.
+PAGE_ON, PAGE_VIEW, PAGE_OFF = "on", "view", "off"
+
+# Methods that change nothing.
+_SAFE_METHODS = (b"GET", b"HEAD")
+
 # Paths of the control port that are served under any name, as load balancers choose it.
 _HEALTH_CHECKS = (b"/healthz", b"/readyz")
 
@@ -52,13 +58,18 @@ def public_guard(origins: Origins, hosts: Hosts) -> Guard:
     return guard
 
 
-def control_guard(hosts: Hosts) -> Guard:
-    """Return the guard of the control port. It refuses what a web page may have caused.
+def control_guard(hosts: Hosts, page: str = PAGE_OFF) -> Guard:
+    """Return the guard of the control port. It refuses what a foreign web page may have caused.
 
-    Only browsers send an Origin. With DNS rebinding a page can do without one, but then the Host is
-    a name that its author chose: so only the port's own address, localhost, and the names that the
-    operator gives are allowed. What a page could learn or do by a health check is harmless, and no
-    browser sends a request without a Host, as probes in HTTP/1.0 are.
+    Only browsers send an Origin, and with every POST and DELETE. With DNS rebinding a page can do
+    without one, but then the Host is a name that its author chose: so only the port's own address,
+    localhost, and the names that the operator gives are allowed. What a page could learn or do by a
+    health check is harmless, and no browser sends a request without a Host, as probes in HTTP/1.0
+    are.
+
+    :param page: ``--control-page``. The operator's page is the only one that the port itself
+        serves, so its Origin is the Host. It may send every request, with ``view`` only those that
+        change nothing, with ``off`` none.
     """
 
     def guard(request: Any) -> Response | None:
@@ -66,16 +77,16 @@ def control_guard(hosts: Hosts) -> Guard:
         if not headers.has_host(request.clientproto):
             request.why_refused = _NO_HOST
             return refusal(400, _NO_HOST)
-        if b"Origin" in headers:
-            reason = "the control port is not for browsers: a request must have no Origin"
-            request.why_refused = f"{reason}; pages publish at the public port (docs/tokens.md)"
-            return refusal(403, reason)
         host = headers.last(b"Host")
+        if b"Origin" in headers:
+            reason = _find_fault(request, page, is_own=host is not None and is_named(request, host))
+            if reason is not None:
+                request.why_refused = f"{reason}; pages publish at the public port (docs/tokens.md)"
+                return refusal(403, reason)
         is_health_check = request.path in _HEALTH_CHECKS and not request.wants_websocket
         if host is None or is_health_check:
             return None
-        address = getattr(request.getHost(), "host", None)
-        if not is_own_host(host, address) and not hosts.includes(host):
+        if not is_named(request, host):
             request.why_refused = f"Host {_quote(host)} is not allowed, see --control-host"
             return refusal(
                 403,
@@ -84,7 +95,31 @@ def control_guard(hosts: Hosts) -> Guard:
             )
         return None
 
+    def is_named(request: Any, host: str) -> bool:
+        """Return whether a Host is one under which the port is served."""
+        address = getattr(request.getHost(), "host", None)
+        return is_own_host(host, address) or hosts.includes(host)
+
     return guard
+
+
+def _find_fault(request: Any, page: str, *, is_own: bool) -> str | None:
+    """Return why a browser may not send a request to the control port; None if it may.
+
+    :param page: ``--control-page``.
+    :param is_own: whether the Host is a name of the control port.
+    """
+    headers: RequestHeaders = request.requestHeaders
+    if page == PAGE_OFF or request.wants_websocket:
+        return "the control port is not for browsers: a request must have no Origin"
+    origin, host = headers.last(b"Origin") or "", headers.last(b"Host") or ""
+    # With either scheme, as a proxy may add TLS.
+    is_same = origin.lower() in (f"http://{host.lower()}", f"https://{host.lower()}")
+    if len(headers.values(b"Origin")) != 1 or not (is_own and is_same):
+        return "the control port is not for browsers, but for the page that it serves itself"
+    if page == PAGE_VIEW and request.method not in _SAFE_METHODS:
+        return "the operator's page may change nothing: --control-page is view"
+    return None
 
 
 def _quote(value: str | None) -> str:

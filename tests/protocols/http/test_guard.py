@@ -301,11 +301,59 @@ class ControlTests(GuardTestCase):
             self.assertEqual(self.ask(f"Host: {host}", control=True).status, 200, host)
 
     def test_origin(self) -> None:
-        """A request with any Origin is refused, even with our own."""
-        for origin in ("http://evil.com", "http://localhost:8081", "null", ""):
+        """A request with an Origin is refused, unless it is our own."""
+        origins = (
+            "http://evil.com",
+            "http://localhost:8080",
+            "http://localhost",
+            "http://127.0.0.1:8081",
+            "http://localhost:8081.evil.com",
+            "http://localhost:8081/",
+            "ftp://localhost:8081",
+            "localhost:8081",
+            "null",
+            "",
+        )
+        for origin in origins:
             answer = self.ask("Host: localhost:8081", f"Origin: {origin}", control=True)
             self.assert_refused(answer, 403, "browsers")
-        self.assertEqual(self.count("forbidden"), 4)
+        self.assertEqual(self.count("forbidden"), len(origins))
+        for origin in ("http://localhost:8081", "HTTP://LOCALHOST:8081", "https://localhost:8081"):
+            answer = self.ask("Host: localhost:8081", f"Origin: {origin}", control=True)
+            self.assertEqual(answer.status, 200, origin)
+
+    def test_two_origins(self) -> None:
+        """Two Origins are refused, in either order, even if they are the same."""
+        ours, theirs = "Origin: http://localhost:8081", "Origin: http://evil.com"
+        for two in ([ours, theirs], [theirs, ours], [ours, ours]):
+            answer = self.ask("Host: localhost:8081", *two, control=True)
+            self.assert_refused(answer, 403, "browsers")
+
+    def post(self, *headers: str) -> int:
+        """Publish with these headers; return the status."""
+        lines = "".join(f"{line}\r\n" for line in (*headers, "Content-Length: 0"))
+        return self.send(f"POST /topics/t HTTP/1.1\r\n{lines}", control=True).status
+
+    def test_page(self) -> None:
+        """The operator's page may send everything, with ``view`` what changes nothing only."""
+        host, own = "Host: localhost:8081", "Origin: http://localhost:8081"
+        statuses = {"on": (200, 200), "view": (200, 403), "off": (403, 403)}
+        for page, (read, changed) in statuses.items():
+            self.start(control_page=page)
+            self.assertEqual(self.ask(host, own, control=True).status, read, page)
+            self.assertEqual(self.post(host, own), changed, page)
+            # Programs send no Origin, so they may do all that they may without a page.
+            self.assertEqual(self.post(host), 200, page)
+            for origin in ("http://evil.com", "null"):
+                self.assertEqual(self.post(host, f"Origin: {origin}"), 403, page)
+            upgrade = f"GET /publish HTTP/1.1\r\n{host}\r\n{own}\r\n{UPGRADE}"
+            self.assert_refused(self.send(upgrade, control=True), 403, "browsers")
+
+    def test_page_of_another_name(self) -> None:
+        """A page whose name has been rebound to the port is refused, though it is its origin."""
+        for method in ("GET", "POST", "DELETE"):
+            line = f"{method} /topics/t HTTP/1.1\r\nHost: evil.com\r\nOrigin: http://evil.com\r\n"
+            self.assert_refused(self.send(line, control=True), 403, "browsers")
 
     def test_rebinding(self) -> None:
         """A foreign Host is refused, as with DNS rebinding."""
@@ -352,7 +400,9 @@ class ControlTests(GuardTestCase):
         for host in ("evil.com", "pushd.evil.com", "internal", "192.0.2.2", ""):
             answer = self.ask(f"Host: {host}", control=True)
             self.assert_refused(answer, 403, "--control-host")
-        answer = self.ask("Host: pushd:8081", "Origin: http://pushd:8081", control=True)
+        answer = self.ask("Host: pushd:8081", "Origin: https://pushd:8081", control=True)
+        self.assertEqual(answer.status, 200)
+        answer = self.ask("Host: pushd:8081", "Origin: http://a.internal", control=True)
         self.assert_refused(answer, 403, "browsers")
         # The public port has names of its own.
         self.assertEqual(self.ask("Host: other.example").status, 200)
@@ -360,7 +410,7 @@ class ControlTests(GuardTestCase):
     def test_flag(self) -> None:
         """``--origin`` does not apply to the control port."""
         self.start(origins=Origins(["*"]))
-        answer = self.ask("Host: localhost", "Origin: http://localhost", control=True)
+        answer = self.ask("Host: localhost", "Origin: http://example.com", control=True)
         self.assert_refused(answer, 403, "browsers")
 
     def test_proxied(self) -> None:

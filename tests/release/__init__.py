@@ -1,0 +1,1 @@
+"""Building a release, and checking it as those who install it see it."""
