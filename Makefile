@@ -163,7 +163,7 @@ $(addprefix test-python,$(PYTHONS)): test-python%:
 	if [ ! -e $$ready ] || [ setup.cfg -nt $$ready ] || [ pyproject.toml -nt $$ready ]; then
 		echo "Installing pushd and the tools for its tests into .venv/py$* ..."
 		$$python -m venv --clear .venv/py$*
-		$(subst $(BIN),.venv/py$*/bin,$(INSTALL)) -e '.[test]' < /dev/null
+		$(subst $(BIN),.venv/py$*/bin,$(INSTALL)) -e '.[dev]' < /dev/null
 		touch $$ready
 	fi
 	echo "Testing with $$(.venv/py$*/bin/python --version) ..."
