@@ -37,6 +37,14 @@ apt_install() {
 }
 endef
 
+# The tests that Centrifugo's SDKs have of their own, at versions that are known to pass. Those for
+# JavaScript are in no package: they come from the repository of the SDK.
+SDK_PYTHON_VERSION := 0.7.0
+SDK_JS_COMMIT := c9e867858f703ef7e0b4c68e77004b36b3490214
+SDK_JS_REPOSITORY ?= https://github.com/centrifugal/centrifuge-js.git
+SDK_PYTHON := .venv/sdk/centrifuge-python/.ready-$(SDK_PYTHON_VERSION)
+SDK_JS := .venv/sdk/centrifuge-js/.ready-$(SDK_JS_COMMIT)
+
 # Options for "make run", such as ARGS='--listen tcp:9000', for "make bench", "make fuzz" and
 # "make soak". RESTARTS is how many there are in each test of "make restarts".
 ARGS ?=
@@ -97,13 +105,13 @@ django: .venv/.django  ## The Django tests on the oldest supported Django; "unit
 	PYTHONPATH=.venv/django $(BIN)/pytest -q tests/django
 
 .PHONY: live
-live: systemd-analyze nginx haproxy caddy redis zsh fish  ## Tests with real sockets and processes, proxies and Redis
+live: systemd-analyze nginx haproxy caddy redis zsh fish $(SDK_PYTHON)  ## Tests with real sockets and processes, proxies and Redis
 	# More workers than cores, as these tests mostly wait. One file runs in one worker: those that
 	# take longest come first.
 	$(BIN)/pytest -q -n 6 --dist loadfile --no-loadscope-reorder --ignore tests/live/test_soak.py \
 		$(addprefix tests/live/test_,attacks.py proxies.py tls.py restarts.py \
-		redis_presence.py redis_broker.py slow_links.py tutorials.py packaging.py topics.py) tests/live \
-		$(addprefix tests/sdk/test_,python.py cent.py)
+		redis_presence.py redis_broker.py slow_links.py tutorials.py packaging.py topics.py) \
+		tests/sdk/suites/test_python.py tests/live $(addprefix tests/sdk/test_,python.py cent.py)
 
 .PHONY: slow-paths
 slow-paths: .venv/.dev  ## A part of the tests again, with --fast-paths off
@@ -124,9 +132,13 @@ systemd: systemd-analyze redis  ## Tests under a systemd, in namespaces (1 min);
 	$(if $(filter 0,$(shell id -u)),,sudo )$(BIN)/python -m tests.systemd
 
 .PHONY: browser
-browser: chromium nginx haproxy .venv/npm/.ready .venv/axe/.ready  ## Tests of the web pages in Chromium
-	# By name, as some of them take long.
-	$(BIN)/pytest -v --no-header -n 3 --dist loadfile tests/browser
+browser: chromium nginx haproxy .venv/npm/.ready .venv/axe/.ready .venv/sdk/.ready  ## Tests of the web pages in Chromium
+	# By name, as some of them take long. With what the SDK for JavaScript does in Node beside that.
+	$(BIN)/pytest -v --no-header -n 3 --dist loadfile tests/browser \
+		'tests/sdk/test_javascript.py::test_scenario[tokens-json]' \
+		'tests/sdk/test_javascript.py::test_scenario[batch-protobuf]' \
+		'tests/sdk/test_transports.py::test_scenario[batch-sse-json]' \
+		'tests/sdk/test_transports.py::test_scenario[recovery-http_stream-protobuf]'
 
 .PHONY: docs
 docs: .venv/docs/.ready  ## Build the documentation as a site: build/docs/index.html
@@ -179,8 +191,13 @@ asgi: redis .venv/asgi/.ready  ## Serve ASGI applications of many frameworks (2 
 	.venv/asgi/bin/pytest -q -n 4 --dist loadfile tests/live/asgi tests/live/test_asgi.py
 
 .PHONY: sdk
-sdk: redis .venv/sdk/.ready  ## Run the SDKs of Centrifugo against pushd (1 min); needs Node
-	$(BIN)/pytest -q -n 2 tests/sdk
+sdk: redis chromium nginx haproxy .venv/sdk/.ready  ## Run the SDKs of Centrifugo against pushd (4 min); needs Node
+	$(BIN)/pytest -q -n 2 tests/sdk tests/browser/test_centrifuge.py \
+		tests/browser/test_centrifuge_transports.py --ignore tests/sdk/suites
+
+.PHONY: sdk-suites
+sdk-suites: $(SDK_PYTHON) $(SDK_JS)  ## Run the tests that the SDKs have of their own (2 min); needs Node and GitHub
+	$(BIN)/pytest -q tests/sdk/suites
 
 .PHONY: fuzz
 fuzz: .venv/.dev  ## Look for input that breaks pushd, 10 min; FUZZ='--minutes 60'
@@ -272,6 +289,26 @@ announce:
 	mkdir -p .venv/sdk
 	cp tests/sdk/package.json .venv/sdk/
 	npm install --prefix .venv/sdk --no-audit --no-fund --silent < /dev/null
+	touch $@
+
+$(SDK_PYTHON): | .venv/.dev
+	@echo 'Downloading the tests of centrifuge-python into .venv/sdk ...'
+	rm -rf $(@D)
+	mkdir -p $(@D)
+	$(BIN)/python -m pip download -qq --disable-pip-version-check --no-input --no-deps \
+		--no-binary centrifuge-python -d $(@D) centrifuge-python==$(SDK_PYTHON_VERSION) < /dev/null
+	tar -xzf $(@D)/*.tar.gz -C $(@D) --strip-components 1
+	touch $@
+
+$(SDK_JS): | .venv/.dev
+	@echo 'Fetching the tests of centrifuge-js, and what they need, into .venv/sdk ...'
+	rm -rf $(@D)
+	git init -q $(@D)
+	git -C $(@D) fetch -q --depth 1 $(SDK_JS_REPOSITORY) $(SDK_JS_COMMIT)
+	git -C $(@D) checkout -q FETCH_HEAD
+	# Without its build, which the tests do not need. Like Yarn, which the SDK uses, without looking at
+	# the peers of packages: two of them do not agree.
+	npm install --prefix $(@D) --ignore-scripts --legacy-peer-deps --no-audit --no-fund --silent < /dev/null
 	touch $@
 
 # The other servers of the benchmark have an environment of their own. The results list those that

@@ -18,7 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 import pushd
 from pushd.access import connections
-from pushd.api import sse
+from pushd.api import response_stream, sse
 from pushd.protocols.fast_paths import FAST_PATHS
 from pushd.protocols.http import access_log
 from pushd.protocols.websocket import frames, protocol, subscriber
@@ -440,7 +440,7 @@ class EventTests(CostTestCase):
             made.append(data)
             return chunk(data)
 
-        chunk = sse.chunk
+        chunk = response_stream.chunk
         sse._framed.cache_clear()
         self.addCleanup(sse._framed.cache_clear)
         self.patch(sse, "chunk", count)

@@ -24,7 +24,7 @@ class Closable(Protocol):
 
     @property
     def transport(self) -> str:
-        """``websocket``, ``sse`` or ``longpoll``."""
+        """``websocket``, ``sse``, ``longpoll`` or ``http_stream``."""
 
     def close_with(self, closing: Closing) -> Any:
         """Close the connection, giving this reason."""

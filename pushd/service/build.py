@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from asyncio import AbstractEventLoop
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,15 @@ from pushd.access.permissions import PermissionCache, Revoker
 from pushd.access.proxies import Proxies
 from pushd.access.throttle import Throttle
 from pushd.api.centrifuge.dependencies import CentrifugeDependencies
+from pushd.api.centrifuge.emulation import Emulation, EmulationResource, max_emulation_body
 from pushd.api.centrifuge.http_api import HttpApi
+from pushd.api.centrifuge.http_transports import (
+    HTTP_STREAM,
+    SSE,
+    UNI_HTTP_STREAM,
+    UNI_SSE,
+    StreamResource,
+)
 from pushd.api.centrifuge.procedures import Procedures
 from pushd.api.centrifuge.websocket import CentrifugeResource
 from pushd.api.health import Readiness
@@ -455,6 +463,8 @@ def _build_public_site(
             settings.proxies,
             inputs.counters,
             inputs.memory,
+            streams=frozenset(path.encode() for path in topics.centrifuge),
+            large_bodies={_emulation_path(settings).encode(): max_emulation_body},
         ),
         settings.routes,
         topics,
@@ -485,6 +495,7 @@ def _build_centrifuge(
             failed=inputs.counters.view_errors.inc,
             loop=runtime.loop,
         )
+    relay = state.broker.relay
     dependencies = CentrifugeDependencies(
         state,
         views.authorizer,
@@ -493,11 +504,25 @@ def _build_centrifuge(
         topics.clock,
         personal=settings.centrifuge_personal,
         make_name=_make_name,
+        node=_make_name() if relay is None else relay.node,
         procedures=procedures,
     )
-    path = f"{settings.centrifuge_path}/websocket"
-    topics.centrifuge = {path: CentrifugeResource(views, dependencies)}
+    prefix = settings.centrifuge_path
+    topics.centrifuge = {
+        f"{prefix}/websocket": CentrifugeResource(views, dependencies),
+        f"{prefix}/sse": StreamResource(views, dependencies, SSE),
+        f"{prefix}/http_stream": StreamResource(views, dependencies, HTTP_STREAM),
+        f"{prefix}/uni_websocket": CentrifugeResource(views, dependencies, is_unidirectional=True),
+        f"{prefix}/uni_sse": StreamResource(views, dependencies, UNI_SSE),
+        f"{prefix}/uni_http_stream": StreamResource(views, dependencies, UNI_HTTP_STREAM),
+        _emulation_path(settings): EmulationResource(dependencies, Emulation(dependencies, relay)),
+    }
     return dependencies
+
+
+def _emulation_path(settings: Settings) -> str:
+    """Return the path to which Centrifuge clients send commands: beside that of the protocol."""
+    return f"{settings.centrifuge_path.rpartition('/')[0]}/emulation"
 
 
 def _find_authorizer(settings: Settings) -> AuthorizeFunction | None:
@@ -598,11 +623,18 @@ def public_policy(
     proxies: Proxies,
     counters: Counters,
     memory: Memory,
+    *,
+    streams: Collection[bytes] = frozenset(),
+    large_bodies: Mapping[bytes, Callable[[int], int]] | None = None,
 ) -> SitePolicy:
-    """Make the policy of the public port."""
+    """Make the policy of the public port.
+
+    :param streams: further paths at which pages ask for topics.
+    :param large_bodies: see ``SitePolicy``.
+    """
     return SitePolicy(
-        guard=public_guard(live.origins, live.hosts),
-        share=CrossOrigin(live.origins, _scripts()).share,
+        guard=public_guard(live.origins, live.hosts, streams),
+        share=CrossOrigin(live.origins, _scripts(), streams).share,
         admission=Admission(live.limits, proxies),
         throttle=Throttle(clock, live.limits, proxies, counters.slowed),
         proxies=proxies,
@@ -611,6 +643,7 @@ def public_policy(
         limits=live.limits,
         wall=wall,
         is_publication=lambda path: path.startswith(_TOPICS),
+        large_bodies=large_bodies or {},
         page_headers=live.page_headers,
     )
 

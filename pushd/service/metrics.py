@@ -23,7 +23,7 @@ from twisted.application.service import Service
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 import pushd
-from pushd.access.counters import SubscriberCounters, TrafficTotals
+from pushd.access.counters import SubscriberCounters, Traffic, TrafficTotals
 from pushd.access.limits import Limits
 from pushd.access.memory import Memory
 from pushd.protocols.http.site import PushdSite
@@ -34,7 +34,7 @@ from pushd.topics.scheduled import ScheduledPublications
 from pushd.topics.state.broker import StoredBroker
 
 # Transports of messages: all but plain HTTP.
-_TRANSPORTS = ("websocket", "sse", "longpoll")
+_TRANSPORTS = ("websocket", "sse", "longpoll", "http_stream")
 
 
 class PoolUsage(Protocol):
@@ -291,6 +291,7 @@ class MetricsCollector(Collector):
             ("websocket", "closing"): closing,
             ("sse", "open"): self.traffic.count("sse"),
             ("longpoll", "open"): self.traffic.count("longpoll"),
+            ("http_stream", "open"): self.traffic.count("http_stream"),
         }
         # The rest have a request in progress: a view is running, or the response is being sent. So
         # are WebSockets that are closed, and whose views still have messages to read.
@@ -304,10 +305,11 @@ class MetricsCollector(Collector):
         """Yield the numbers of messages and bytes in each direction."""
         self.flush_counters()
         totals = {transport: self.traffic.total(transport) for transport in _TRANSPORTS}
-        websockets = totals["websocket"]
+        received = Traffic()
+        received.add(totals.values())
         for name, about, value in (
-            ("messages", "Messages received over WebSockets.", websockets.messages_in),
-            ("bytes", "Bytes of messages received over WebSockets.", websockets.bytes_in),
+            ("messages", "Messages received from clients.", received.messages_in),
+            ("bytes", "Bytes of messages received from clients.", received.bytes_in),
         ):
             yield CounterMetricFamily(f"pushd_received_{name}", about, value)
         sent_messages = CounterMetricFamily(

@@ -160,7 +160,12 @@ class History:
         return len(self._topics)
 
     def add(
-        self, name: str, data: str | bytes, event: str | None = None, is_json: bool = False
+        self,
+        name: str,
+        data: str | bytes,
+        event: str | None = None,
+        is_json: bool = False,
+        metadata: str | None = None,
     ) -> Publication:
         """Make the next publication of a topic, and keep it."""
         rule = self._rule_for(name)
@@ -173,7 +178,7 @@ class History:
         topic.replayed = None
         self.sequence = topic.sequence = sequence = self.sequence + 1
         id = Id(topic.epoch, topic.offset)
-        publication = Publication(topic.name, data, id, event, is_json, sequence)
+        publication = Publication(topic.name, data, id, event, is_json, sequence, 0, metadata)
         if self.recorder is not None:
             self.recorder.added(topic, publication, limit > 0)
         if limit:
@@ -318,7 +323,7 @@ class History:
         :param age: for how many seconds it has been kept.
         """
         rule = self._rules.find(topic.name)
-        ttl, size = self._retention.ttl_for(rule), size_of(publication.data) + _OVERHEAD
+        ttl, size = self._retention.ttl_for(rule), _size(publication)
         queue = self._entries.get(ttl)
         if queue is None:
             queue = self._entries[ttl] = OrderedDict()
@@ -398,7 +403,10 @@ class History:
         """Keep a publication of a topic that keeps at most ``limit``."""
         kept, ttl = topic.kept, self._retention.ttl_for(rule)
         kept[topic.offset] = publication
+        # This is _size, without the call.
         size = size_of(publication.data) + _OVERHEAD
+        if publication.metadata is not None:
+            size += len(publication.metadata)
         queue = self._entries.get(ttl)
         if queue is None:
             queue = self._entries[ttl] = OrderedDict()
@@ -518,7 +526,8 @@ def _begin(topic: Topic, rule: Rule) -> Replay:
 
 
 def _size(publication: Publication) -> int:
-    return size_of(publication.data) + _OVERHEAD
+    size = size_of(publication.data) + _OVERHEAD
+    return size if publication.metadata is None else size + len(publication.metadata)
 
 
 def _first(queue: OrderedDict[Any, _V]) -> _V:

@@ -254,6 +254,13 @@ class LimitTests(HistoryTestCase):
         self.history.add("t", "😀" * 1000)
         self.assertGreater(self.history.bytes, 4000)
 
+    def test_bytes_of_metadata(self) -> None:
+        """Metadata count as well."""
+        self.history.add("a", "x")
+        plain = self.history.bytes
+        self.history.add("a", "x", metadata="m" * 100)
+        self.assertEqual(self.history.bytes, 2 * plain + 100)
+
     def test_bytes_of_text_that_grows(self) -> None:
         """Text that grows while it is kept leaves nothing in the count when it expires."""
         text = "é€" * 1000

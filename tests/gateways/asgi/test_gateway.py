@@ -41,6 +41,16 @@ class PathTests(AsgiTestCase):
             self.assertEqual(self.ask("/a.txt").body, b"file")
             self.assertEqual(self.ask("/b.txt").body, b"application")
 
+    def test_centrifuge(self) -> None:
+        """Centrifuge clients are pushd's own, and the bodies of their requests are read first."""
+        application = Recorder(start(), body(b"application"))
+        self.serve(application, centrifuge=True)
+        sent = b'{"session":"a","node":"b","data":"{}"}'
+        self.assertEqual(self.ask("/emulation", "POST", body=sent).status, 404)
+        answer = self.ask("/connection/uni_http_stream", "POST", body=b"nonsense")
+        self.assertEqual(answer.status, 400)
+        self.assertEqual(application.scopes, [])
+
     def test_websocket_at_topic(self) -> None:
         """A WebSocket at a topic is pushd's own."""
         application = Recorder({"type": "websocket.accept"})
