@@ -53,6 +53,13 @@ FUZZ ?=
 SOAK ?=
 RESTARTS ?= 10
 
+# The versions of Python that "make test-all" looks for, and the command that prints the path of one:
+# on the PATH, of uv, or of pyenv.
+PYTHONS := 3.11 3.12 3.13 3.14
+FIND_PYTHON = for python in python$(1) $$(uv python find --no-python-downloads $(1) 2> /dev/null || true) \
+	$${PYENV_ROOT:-$$HOME/.pyenv}/versions/$(1).*/bin/python; do \
+	if $$python -c '' 2> /dev/null; then echo $$python; break; fi; done
+
 ##@ Main targets
 
 .PHONY: run
@@ -144,6 +151,37 @@ docs: .venv/docs/.ready  ## Build the documentation as a site: build/docs/index.
 	@echo 'make docs: open build/docs/index.html'
 
 ##@ Other targets
+
+# Each has an environment of its own. "unit" runs the same tests with the Python of .venv.
+.PHONY: test-all
+test-all: $(addprefix test-python,$(PYTHONS))  ## The in-memory tests with each Python that is there, 3.11 to 3.14
+	@tried= missing=
+	for version in $(PYTHONS); do
+		if [ -n "$$($(call FIND_PYTHON,$$version))" ]; then
+			tried="$$tried $$version"
+		else
+			missing="$$missing $$version"
+		fi
+	done
+	echo "make test-all: passed with Python$${tried:- of no version}$${missing:+; not installed:$$missing}"
+
+.PHONY: $(addprefix test-python,$(PYTHONS))
+$(addprefix test-python,$(PYTHONS)): test-python%:
+	@python=$$($(call FIND_PYTHON,$*))
+	if [ -z "$$python" ]; then
+		echo 'Python $* is not installed: apt-get install python$*-venv, uv python install $*, or pyenv'
+		exit 0
+	fi
+	ready=.venv/py$*/.ready
+	if [ ! -e $$ready ] || [ setup.cfg -nt $$ready ] || [ pyproject.toml -nt $$ready ]; then
+		echo "Installing pushd and the tools for its tests into .venv/py$* ..."
+		$$python -m venv --clear .venv/py$*
+		$(subst $(BIN),.venv/py$*/bin,$(INSTALL)) -e '.[dev]' < /dev/null
+		touch $$ready
+	fi
+	echo "Testing with $$(.venv/py$*/bin/python --version) ..."
+	.venv/py$*/bin/pytest -q -n 2 tests \
+		--ignore tests/live --ignore tests/browser --ignore tests/systemd --ignore tests/sdk
 
 .PHONY: conformance
 conformance: .venv/.dev  ## Run the Autobahn|Testsuite (10 min); needs Python 2.7

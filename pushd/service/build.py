@@ -48,6 +48,7 @@ from pushd.gateways.application import find_authorizer
 from pushd.gateways.asgi.gateway import AsgiGateway
 from pushd.gateways.files import ApplicationFiles
 from pushd.gateways.wsgi import Pool, WsgiGateway
+from pushd.options.event_loop import name_loop
 from pushd.options.settings import Settings
 from pushd.protocols.cork import Cork
 from pushd.protocols.http.cors import CrossOrigin
@@ -65,6 +66,7 @@ from pushd.service.daemon import Drain, PushService
 from pushd.service.lifespan import LifespanService
 from pushd.service.listening import PortService
 from pushd.service.metrics import (
+    BuildCollector,
     MetricsCollector,
     PoolUsage,
     ScheduleCollector,
@@ -164,6 +166,7 @@ class Runtime:
     :param loop: asyncio's event loop, if the reactor runs on one.
     :param disk: runs what waits for the disk of ``--state``.
     :param log_folders: where the activity log of ``--state`` may be; see ``find_memory``.
+    :param reloads: whether the daemon starts anew when its code changes.
     :param resident: returns how much memory the process takes, in bytes.
     """
 
@@ -177,6 +180,7 @@ class Runtime:
     loop: AbstractEventLoop | None = None
     disk: Disk = field(default_factory=CallerThread)
     log_folders: Sequence[Path] = ()
+    reloads: bool = False
     resident: Callable[[], int] = lambda: 0
 
 
@@ -232,6 +236,7 @@ def build(settings: Settings, runtime: Runtime) -> PushService:
         OperatorPage(StaticFiles([shipped_client()]), snapshots, settings.control_page),
         None if centrifuge is None else HttpApi(centrifuge, settings.api_key),
     )
+    inputs.counters.register(BuildCollector(name_loop(runtime.loop)))
     inputs.counters.register(_build_collector(inputs, state, views, public))
     service = PushService(
         state,
@@ -259,6 +264,7 @@ def build(settings: Settings, runtime: Runtime) -> PushService:
             application.loop,
             public=service.public if real else (),
             threads=runtime.reactor.getThreadPool() if real else None,
+            stays=runtime.reloads,
         )
         readiness.checks.append(lifespan.fault)
         service.interrupting.append(lifespan.interrupt)

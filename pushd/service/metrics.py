@@ -5,20 +5,24 @@ What is counted as it happens is in ``pushd.access.counters``.
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
+import twisted
 from prometheus_client import Metric
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
     HistogramMetricFamily,
+    InfoMetricFamily,
 )
 from prometheus_client.registry import Collector
 from twisted.application.service import Service
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+import pushd
 from pushd.access.counters import SubscriberCounters, Traffic, TrafficTotals
 from pushd.access.limits import Limits
 from pushd.access.memory import Memory
@@ -59,6 +63,25 @@ class ViewPoolUsage(PoolUsage, Protocol):
     @property
     def max_stragglers(self) -> int:
         """Maximum number of these."""
+
+
+class BuildCollector(Collector):
+    """Says what runs: the versions of pushd, Python and Twisted, and the event loop.
+
+    :param loop: ``twisted``, ``asyncio`` or ``uvloop``.
+    """
+
+    def __init__(self, loop: str) -> None:
+        self._labels = {
+            "version": pushd.__version__,
+            "python": platform.python_version(),
+            "twisted": twisted.__version__,
+            "loop": loop,
+        }
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield a metric that is always 1, and has what it says in its labels."""
+        yield InfoMetricFamily("pushd_build", "What runs; always 1.", value=self._labels)
 
 
 class TopicCollector(Collector):

@@ -371,13 +371,13 @@ class CrashTests(StateTestCase):
             folder = make_folder(self)
             with capturedLogs() as events:
                 node = StateNode(folder, folder / "missing", sync)
-            self.addCleanup(node.database.close)
             self.assertEqual([event["event"] for event in events], expected)
             id = node.publish("t", "a")
             node.write()
             node.kill()
             node.start()
             self.assertEqual(node.read("t", id), (sync == "always", []))
+            node.kill()
 
 
 class FullDiskTests(StateTestCase):
