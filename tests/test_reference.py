@@ -181,7 +181,10 @@ class CloseCodeTests(SynchronousTestCase):
 
     def test_centrifuge(self) -> None:
         """So have those for Centrifuge clients, for connections and for subscriptions."""
-        values = [*vars(codes).values(), *codes.TRANSLATED.values(), codes.bad_request("…")]
+        values = [
+            *(*vars(codes).values(), *codes.TRANSLATED.values()),
+            *(codes.bad_request("…"), codes.invalid_token("…")),
+        ]
         ours = {
             (one.code, one.reason)
             for one in values

@@ -61,7 +61,6 @@ SERVER_ERROR = Closing(3004, INTERNAL_ERROR.reason)
 STATE_LOST = Closing(3010, "insufficient state")
 NO_PONG = Closing(3012, "no pong")
 TOO_MANY_REQUESTS = Closing(3013, RATE_EXCEEDED.reason)
-INVALID_TOKEN = Closing(3500, "invalid token")
 STALE = Closing(3502, "no connect command in time")
 FORCED = Closing(3503, "force disconnect")
 
@@ -76,6 +75,11 @@ TRANSLATED = {
     HISTORY_GAP: STATE_LOST,
     RATE_EXCEEDED: TOO_MANY_REQUESTS,
 }
+
+
+def invalid_token(reason: str) -> Closing:
+    """Return how a connection is closed whose token is not valid."""
+    return Closing(3500, f"invalid token: {reason}"[:_MAX_REASON])
 
 
 def bad_request(reason: str) -> Closing:

@@ -20,7 +20,6 @@ from pushd.access.tokens import LEEWAY, Identity
 from pushd.api.centrifuge.channels import Channels
 from pushd.api.centrifuge.codec import Codec
 from pushd.api.centrifuge.codes import (
-    INVALID_TOKEN,
     NO_PONG,
     STALE,
     TOO_MANY_REQUESTS,
@@ -28,6 +27,7 @@ from pushd.api.centrifuge.codes import (
     ErrorCode,
     bad_request,
     closing_of,
+    invalid_token,
     refusal_of,
 )
 from pushd.api.centrifuge.dependencies import CentrifugeDependencies
@@ -295,8 +295,8 @@ class Connection:
         identity = channels.caller.identity
         try:
             names = [*channels_of(identity), *channels.personal]
-        except BadToken:
-            self._link.close_with(INVALID_TOKEN)
+        except BadToken as bad:
+            self._link.close_with(invalid_token(str(bad)))
             return
         prepared = await channels.prepare(names, request.get("subs", {}))
         result = {
@@ -422,14 +422,14 @@ class Connection:
             identity = read_connection_token(authorizer, token)
         except TokenExpired as expired:
             raise CommandRefused(ErrorCode.TOKEN_EXPIRED, str(expired)) from None
-        except BadToken:
-            self._link.close_with(INVALID_TOKEN)
+        except BadToken as bad:
+            self._link.close_with(invalid_token(str(bad)))
             raise CancelledError from None
         if identity is None:
             return
         is_refresh = self._state is _State.CONNECTED
         if is_refresh and identity.subject != subject_of(caller.identity):
-            self._link.close_with(INVALID_TOKEN)
+            self._link.close_with(invalid_token("token is for another user"))
             raise CancelledError
         self._channels.caller = with_identity(caller, identity)
         connections = self._dependencies.state.connections

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.api.centrifuge.codes import ErrorCode, bad_request, closing_of, refusal_of
+from pushd.api.centrifuge.codes import ErrorCode, bad_request, closing_of, invalid_token, refusal_of
 from pushd.errors import BadRequest, CommandRefused, Denied
 
 
@@ -34,4 +34,5 @@ class CodeTests(SynchronousTestCase):
 
     def test_long_reason(self) -> None:
         """A reason fits a Close frame."""
-        self.assertLess(len(bad_request("x" * 1000).reason), 124)
+        for make in (bad_request, invalid_token):
+            self.assertLess(len(make("x" * 1000).reason), 124)

@@ -145,14 +145,17 @@ class TokenTests(CentrifugeTestCase):
 
     def test_invalid(self) -> None:
         """A token that is not valid, or with channels that are not, ends the connection."""
-        for bad in (
-            "x",
-            sign({"sub": "ann", "channels": ["a b"]}),
-            sign({"sub": "ann", "channels": "a"}),
+        for bad, why in (
+            ("x", "token is malformed"),
+            (sign({"sub": "ann", "channels": ["a b"]}), "token's channels: topic must be"),
+            (sign({"sub": "ann", "channels": "a"}), "token's channels must be a list"),
         ):
             client = self.open()
             self.assertEqual(client.tell("connect", token=bad), {})
             self.assertEqual(self.code(client), 3500)
+            assert client.browser.closing is not None
+            # The log has it, too, in the line of the connection's end.
+            self.assertTrue(client.browser.closing.reason.startswith(f"invalid token: {why}"))
 
     def test_anonymous(self) -> None:
         """Without a token, a client may subscribe where anyone may."""

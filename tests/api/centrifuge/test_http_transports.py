@@ -293,7 +293,7 @@ class TokenTests(StreamTestCase):
     def test_bad(self) -> None:
         """A token that is not valid ends the stream for good."""
         for client in self.all(token="nonsense"):
-            self.assertEqual(client.disconnected, (3500, "invalid token"))
+            self.assertEqual(client.disconnected, (3500, "invalid token: token is malformed"))
             self.assertTrue(client.gone)
 
     def test_expires(self) -> None:
