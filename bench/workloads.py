@@ -15,6 +15,7 @@ from bench.pages import PAGES
 from bench.polls import POLLS
 from bench.publishing import PUBLISHING
 from bench.readings import Readings, scaled
+from bench.sdk import SDK
 from bench.secure import SECURE
 from bench.server import Server
 from bench.streams import STREAMS
@@ -207,6 +208,7 @@ WORKLOADS: tuple[Workload, ...] = (
     *PAGES,
     *APPLICATIONS,
     *SECURE,
+    *SDK,
     *NODES,
     *CAPACITY,
 )

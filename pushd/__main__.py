@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from selectors import DefaultSelector
 from threading import Event
 
 from pushd.client.cli import run
@@ -22,6 +23,9 @@ def main() -> int:
         stderr=sys.stderr,
         connect=connect,
         pause=Event().wait,
+        monotonic=time.perf_counter,
+        processor=time.process_time,
+        make_selector=DefaultSelector,
     )
     try:
         try:

@@ -665,7 +665,7 @@ class CatalogueTests(SynchronousTestCase):
 
     def test_missing(self) -> None:
         """A rival that is not installed has no version; pushd has one."""
-        self.assertIn("pushd 0.", PUSHD.version() or "")
+        self.assertRegex(PUSHD.version() or "", r"^pushd \d")
         self.assertIsNone(version_of("pushd", "a-rival-that-does-not-exist"))
 
     def test_measures(self) -> None:

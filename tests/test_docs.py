@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import importlib
 import json
@@ -120,6 +121,44 @@ def find_idle(block: Block, use: Callable[[dict[str, Any]], object]) -> list[str
     return [one.co_name for one in find_codes(code) if one not in called]
 
 
+# What makes HTML of a text in a script, in React and in Vue.
+AS_HTML = re.compile(
+    r"\b(innerHTML|outerHTML|insertAdjacentHTML|createContextualFragment|dangerouslySetInnerHTML"
+    r"|v-html|document\.write(ln)?)\b"
+)
+
+# How a tag begins in HTML.
+_TAG = re.compile(r"</?[A-Za-z!]")
+
+
+def find_unescaped(tree: ast.AST) -> Iterator[ast.AST]:
+    """Yield what code puts into HTML without calling ``escape``: into f-strings and formats."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.JoinedStr(values=parts):
+                if any(_is_html(part) for part in parts):
+                    values = [one.value for one in parts if isinstance(one, ast.FormattedValue)]
+                    yield from (one for one in values if not _is_escaped(one))
+            case ast.BinOp(left=left, op=ast.Mod()) if _is_html(left):
+                yield node
+            case ast.Call(func=ast.Attribute(value=left, attr="format")) if _is_html(left):
+                yield node
+
+
+def _is_html(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and _TAG.search(node.value) is not None
+    )
+
+
+def _is_escaped(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "escape"
+    )
+
+
 def find_table_names(text: str, heading: str) -> set[str]:
     """Return the names in the first columns of the tables under a heading."""
     section = text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
@@ -218,6 +257,44 @@ class DocumentTests(SynchronousTestCase):
     def test_blocks(self) -> None:
         """Every block of Python has a test, and every test a block."""
         self.assertEqual(TESTED | set(PYTEST_FILES.values()), set(BLOCKS))
+
+    def test_escaping(self) -> None:
+        """HTML that code in documents and examples makes of values has them escaped."""
+        sources = {name: block.source for name, block in BLOCKS.items()}
+        sources |= {str(path): path.read_text() for path in (ROOT / "examples").rglob("*.py")}
+        unescaped = [
+            f"{name}: {ast.unparse(part)}"
+            for name, source in sources.items()
+            for part in find_unescaped(ast.parse(source))
+        ]
+        self.assertEqual(unescaped, [])
+        for source, count in (
+            ('f"<p>{name}</p>"', 1),
+            ('f"<p>{escape(name)}</p>"', 0),
+            ('f"{a} < {b}"', 0),
+            ('"<p>%s</p>" % name', 1),
+            ('"<p>{}</p>".format(name)', 1),
+            ('format_html("<p>{}</p>", name)', 0),
+        ):
+            self.assertEqual(len(list(find_unescaped(ast.parse(source)))), count, source)
+
+    def test_script_escaping(self) -> None:
+        """Scripts in documents, in examples and of the daemon show text as text, not as HTML."""
+        sources = {
+            f"{path}: {heading}": body
+            for path in DOCUMENTS
+            for heading, language, body in find_fences(path.read_text())
+            if language in {"html", "js", "ts", "tsx"}
+        }
+        for folder in ("examples", "web"):
+            for path in (ROOT / folder).rglob("*"):
+                if path.suffix in {".html", ".js", ".ts", ".tsx", ".vue"}:
+                    sources[str(path)] = path.read_text()
+        self.assertGreater(len(sources), 20)
+        for name, source in sources.items():
+            self.assertNotRegex(source, AS_HTML, name)
+        for source in ("e.innerHTML = x", 'v-html="x"', "document.write(x)"):
+            self.assertRegex(source, AS_HTML)
 
     def test_languages(self) -> None:
         """Every block names its language."""
@@ -520,6 +597,7 @@ class ViewsTests(SynchronousTestCase):
             for path, status, kind, start in (
                 ("/html", 200, "text/html; charset=utf-8", "<h1>A str is HTML</h1>"),
                 ("/bytes", 200, "application/octet-stream", "bytes are"),
+                ("/json", 200, "application/json", '{"paid":true}'),
                 ("/away", 302, "application/octet-stream", ""),
                 ("/page", 200, "text/html; charset=utf-8", "<!doctype html>"),
                 ("/nothing", 204, None, ""),
@@ -723,9 +801,9 @@ class ClientTests(SynchronousTestCase):
     @runs("docs/clients.md: A page that misses nothing")
     def test_page(self, names: Names) -> None:
         """A page has the id that the next publication follows."""
-        said = names["order_page"](66, lambda order: f"<p>{order}</p>")
+        said = names["order_page"](66, lambda order: f"{order} & more")
         last = self.daemon.last_id("orders/66")
-        self.assertEqual(said, f'<script>var after = "{last}"</script><p>66</p>')
+        self.assertEqual(said, f'<p id="order" data-after="{last}">66 &amp; more</p>')
 
     @runs("docs/from-polling.md: Before and after")
     def test_from_polling(self, names: Names) -> None:

@@ -24,7 +24,7 @@ class Closable(Protocol):
 
     @property
     def transport(self) -> str:
-        """``websocket``, ``sse`` or ``longpoll``."""
+        """``websocket``, ``sse``, ``longpoll`` or ``http_stream``."""
 
     def close_with(self, closing: Closing) -> Any:
         """Close the connection, giving this reason."""
@@ -179,12 +179,14 @@ def log_opened(connection: Connection) -> None:
         _log,
         connection.since,
         "#{connection} {peer} {path} opened",
-        event="opened",
-        connection=connection.id,
-        transport=connection.closable.transport,
-        peer=connection.peer,
-        path=connection.path,
-        subject=connection.subject,
+        {
+            "event": "opened",
+            "connection": connection.id,
+            "transport": connection.closable.transport,
+            "peer": connection.peer,
+            "path": connection.path,
+            "subject": connection.subject,
+        },
     )
 
 
@@ -202,35 +204,36 @@ def log_closed(connections: Connections, connection: Connection, ending: Ending)
         _log,
         connections.now(),
         _CLOSED_UNTAKEN if ending.untaken else _CLOSED,
-        event="closed",
-        connection=connection.id,
-        transport=connection.closable.transport,
-        peer=connection.peer,
-        path=connection.path,
-        subject=connection.subject,
-        code=ending.code,
-        seconds=connections.age(connection),
-        by=ending.by,
-        reason=ending.reason,
-        messages_in=traffic.messages_in,
-        bytes_in=traffic.bytes_in,
-        messages_out=traffic.messages_out,
-        bytes_out=traffic.bytes_out,
-        bytes_untaken=ending.untaken,
+        {
+            "event": "closed",
+            "connection": connection.id,
+            "transport": connection.closable.transport,
+            "peer": connection.peer,
+            "path": connection.path,
+            "subject": connection.subject,
+            "code": ending.code,
+            "seconds": connections.age(connection),
+            "by": ending.by,
+            "reason": ending.reason,
+            "messages_in": traffic.messages_in,
+            "bytes_in": traffic.bytes_in,
+            "messages_out": traffic.messages_out,
+            "bytes_out": traffic.bytes_out,
+            "bytes_untaken": ending.untaken,
+        },
     )
 
 
-def emit_info(log: Logger, time: float, form: str, **fields: object) -> None:
+def emit_info(log: Logger, time: float, form: str, fields: dict[str, Any]) -> None:
     """Emit an event as ``Logger.info`` does, without its search through all log levels.
 
     :param time: of the event, in seconds since 1970.
+    :param fields: of the event. They are not copied, and those of the log are added to them.
     """
-    fields.update(
-        log_logger=log,
-        log_level=LogLevel.info,
-        log_namespace=log.namespace,
-        log_source=log.source,
-        log_format=form,
-        log_time=time,
-    )
+    fields["log_logger"] = log
+    fields["log_level"] = LogLevel.info
+    fields["log_namespace"] = log.namespace
+    fields["log_source"] = log.source
+    fields["log_format"] = form
+    fields["log_time"] = time
     log.observer(fields)

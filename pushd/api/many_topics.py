@@ -16,10 +16,9 @@ from pushd.api.keep_alives import read_heartbeat
 from pushd.api.many_http import ManyEventStream, ManyLongPoll
 from pushd.api.positions import Position, locate, read_position
 from pushd.api.presence import PresencePoll, read_client, read_presence
-from pushd.api.resource import allowed_methods, require_known
+from pushd.api.resource import allowed_methods, preflight, refuses_all, require_known
 from pushd.api.topic_access import Caller
 from pushd.api.topics import (
-    PAGE_HEADERS,
     TopicDependencies,
     TopicResource,
     read_argument,
@@ -80,7 +79,7 @@ class ManyTopicsResource(TopicResource):
 
     def render(self, request: Any) -> int:
         """Answer, or refuse the request."""
-        if self._refuses_all(request):
+        if refuses_all(request, self._connections):
             return NOT_DONE_YET
         if request.method == b"OPTIONS":
             is_preflight = request.header(b"access-control-request-method")
@@ -166,7 +165,7 @@ class ManyTopicsResource(TopicResource):
         self, request: Any, query: _Query, caller: Caller, identities: list[Identity | None]
     ) -> Deferred[None] | None:
         """Subscribe by the transport that the request is for; the client may do so."""
-        if self._refuses_all(request):
+        if refuses_all(request, self._connections):
             return None
         known = [identity for identity in identities if identity is not None]
         # The connection ends with the first of its permissions.
@@ -284,11 +283,7 @@ class ManyTopicsResource(TopicResource):
 
 _ALLOW = {"Allow": allowed_methods("GET")}
 
-_PREFLIGHT = {
-    "Access-Control-Allow-Methods": "GET",
-    "Access-Control-Allow-Headers": PAGE_HEADERS,
-    "Access-Control-Max-Age": "600",
-}
+_PREFLIGHT = preflight("GET")
 
 
 def _read_position(text: str, where: str) -> Position:

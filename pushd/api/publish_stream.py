@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain, repeat
 
 from twisted.internet.defer import Deferred
-from twisted.internet.task import deferLater
 
-from pushd.api.publish import PlainReader, check_size, published_text, read_draft
+from pushd.api.publish import PlainReader, check_size, published_texts, read_draft
 from pushd.api.resource import DaemonState
 from pushd.errors import BadRequest, Unavailable
 from pushd.protocols.json_format import to_json
 from pushd.protocols.websocket.socket import WebSocket
-from pushd.topics.broker import Draft
+from pushd.topics.broker import SLICE, Draft
 from pushd.topics.publication import Id
 from pushd.views.request import Request
 
@@ -39,12 +39,10 @@ class PublisherView:
     async def __call__(self, request: Request) -> None:
         """Serve one client."""
         websocket: WebSocket = request.websocket
-        websocket.accept()
+        websocket.gather()
         # The connection may last for days; the request holds more memory than everything else.
         del request
         async for message in websocket:
-            # What came in the same segment is in the inbox after this.
-            await deferLater(self._state.clock, 0)
             messages = [message, *websocket.read_arrived(_TOGETHER)]
             await websocket.send_together(await self._answer(messages))
 
@@ -53,16 +51,11 @@ class PublisherView:
         plain = PlainReader(self._state.limits.max_message)
         read = [self._read(message, plain) for message in messages]
         drafts = [one for one in read if isinstance(one, Draft)]
-        try:
-            ids = iter(await self._publish(drafts))
-        except Unavailable as error:
-            line = to_json({"error": str(error), "where": "broker"})
-            return [line if isinstance(one, Draft) else one for one in read]
-        count = self._state.hub.count
-        return [
-            published_text(next(ids), count(one.topic)) if isinstance(one, Draft) else one
-            for one in read
-        ]
+        ids = self._publish_at_once(drafts) if sum(map(len, messages)) <= SLICE else []
+        published = iter(published_texts(drafts[: len(ids)], ids, self._state.hub.count))
+        if len(ids) < len(drafts):
+            published = chain(published, await self._publish(drafts[len(ids) :]))
+        return [next(published) if isinstance(one, Draft) else one for one in read]
 
     def _read(self, message: str | bytes, plain: PlainReader) -> Draft | str:
         """Return the draft in a message, or the error that answers it."""
@@ -75,12 +68,28 @@ class PublisherView:
             return to_json({"error": error.reason, "where": error.where})
         return draft
 
-    async def _publish(self, drafts: Sequence[Draft]) -> list[Id]:
+    def _publish_at_once(self, drafts: Sequence[Draft]) -> list[Id]:
+        """Publish without a Deferred; return the ids of those for which that is possible."""
+        ids: list[Id] = []
+        if self._state.hub.has_room:
+            for draft in drafts:
+                id = self._state.broker.publish_at_once(draft)
+                if id is None:
+                    break
+                ids.append(id)
+        return ids
+
+    async def _publish(self, drafts: Sequence[Draft]) -> Iterator[str]:
+        """Publish as soon as there is room, and return the answers."""
         # If the client disconnects, only this Deferred is cancelled: all are still published.
         done: Deferred[list[Id]] = Deferred()
         room = self._state.hub.room()
         room.addCallback(lambda _: self._state.broker.publish_all(drafts)).chainDeferred(done)
-        return await done
+        try:
+            ids = await done
+        except Unavailable as error:
+            return repeat(to_json({"error": str(error), "where": "broker"}), len(drafts))
+        return published_texts(drafts, ids, self._state.hub.count)
 
 
 def _parse(message: str | bytes) -> object:

@@ -15,6 +15,7 @@ from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
+from pushd.access.closing import GOING_AWAY
 from pushd.access.connections import Connections
 from pushd.access.limits import Limits
 from pushd.access.permissions import PermissionCache, Revoker
@@ -34,6 +35,11 @@ _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]{1,3})?")
 _MAX_NUMBER = 64
 
 _COUNT = re.compile(r"[0-9]{1,9}")
+
+# Request headers that a page of an allowed origin may set.
+_PAGE_HEADERS = (
+    "Authorization, Cache-Control, Content-Type, Idempotency-Key, Last-Event-ID, X-Requested-With"
+)
 
 # Longest name of an unknown parameter in an error, in characters.
 _MAX_NAME = 100
@@ -109,6 +115,29 @@ class AsyncResource(Resource):
 def refuse(error: BadRequest) -> Response:
     """Return the response for a bad request."""
     return json_refusal(error.status, error.reason, error.where, error.headers)
+
+
+def refuses_all(request: Any, connections: Connections) -> bool:
+    """Refuse a request for a topic if the daemon is stopping; return whether that is so."""
+    if connections.closing is None:
+        return False
+    request.site.count_refusal(503)
+    request.why_refused = GOING_AWAY.reason
+    retry = {"Retry-After": "1"}
+    write_response(request, json_refusal(503, GOING_AWAY.reason, None, retry))
+    return True
+
+
+def preflight(methods: str) -> dict[str, str]:
+    """Return the headers that answer a CORS preflight request (WHATWG Fetch §3.2.2).
+
+    :param methods: as a list with commas.
+    """
+    return {
+        "Access-Control-Allow-Methods": methods,
+        "Access-Control-Allow-Headers": _PAGE_HEADERS,
+        "Access-Control-Max-Age": "600",
+    }
 
 
 def require_known(request: Any, *names: str) -> None:

@@ -11,7 +11,7 @@ from twisted.web.server import NOT_DONE_YET
 from zope.interface import implementer
 
 from pushd.api.resource import allowed_methods, refuse, require_known, require_method
-from pushd.api.sse import STREAM_HEADERS
+from pushd.api.response_stream import STREAM_HEADERS
 from pushd.errors import BadRequest
 from pushd.protocols.http.response import Response, write_response
 from pushd.protocols.json_format import to_json

@@ -14,8 +14,6 @@ from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET
 
 from pushd.access.authorization import challenge, read_token
-from pushd.access.closing import GOING_AWAY
-from pushd.access.connections import log_closed, log_opened
 from pushd.access.tokens import Identity
 from pushd.api.keep_alives import KEEP_ALIVE_INTERVAL, KeepAlives, KeptAlive, read_heartbeat
 from pushd.api.longpoll import LongPoll
@@ -23,12 +21,19 @@ from pushd.api.many_websocket import ManyTopicsView
 from pushd.api.presence import PresencePoll, read_client, read_presence, require_presence
 from pushd.api.publish import PublishResource, read_topic
 from pushd.api.repeated_polls import PollStart, RepeatedPolls
-from pushd.api.resource import DaemonState, allowed_methods, parse_number, require_known
-from pushd.api.sse import STREAM_HEADERS, EventStream
+from pushd.api.resource import (
+    DaemonState,
+    allowed_methods,
+    parse_number,
+    preflight,
+    refuses_all,
+    require_known,
+)
+from pushd.api.response_stream import STREAM_HEADERS, register
+from pushd.api.sse import EventStream
 from pushd.api.topic_access import Caller, TopicAccess
 from pushd.api.websocket import TopicView
 from pushd.errors import BadRequest, Denied, RequestRefused, TopicRefused
-from pushd.protocols.http.request import path_of
 from pushd.protocols.http.response import JSON_HEADERS, Response, json_refusal, write_response
 from pushd.protocols.websocket.handshake import lost_handshake
 from pushd.schedule.ticks import JUST_PASSED
@@ -57,11 +62,6 @@ _PARAMETERS = (
     "envelope",
     "presence",
     "client",
-)
-
-#: Request headers that a page of an allowed origin may set.
-PAGE_HEADERS = (
-    "Authorization, Cache-Control, Content-Type, Idempotency-Key, Last-Event-ID, X-Requested-With"
 )
 
 
@@ -138,10 +138,10 @@ class TopicResource(Resource):
 
     def render(self, request: Any) -> int:
         """Answer, or refuse the request."""
-        if self._refuses_all(request):
+        if refuses_all(request, self._connections):
             return NOT_DONE_YET
         if request.method == b"OPTIONS" and request.header(b"access-control-request-method"):
-            write_response(request, Response(204, self._preflight()))
+            write_response(request, Response(204, preflight(self._methods)))
             return NOT_DONE_YET
         try:
             topic = read_topic(self._name, "topic")
@@ -169,16 +169,6 @@ class TopicResource(Resource):
         """Check that a subscriber may learn who is present, too; return its identity."""
         asked = self._access.authorize(caller, "presence", topic)
         return asked.addCallback(lambda _: identity)
-
-    def _refuses_all(self, request: Any) -> bool:
-        """Refuse a request if the daemon is stopping."""
-        if self._connections.closing is None:
-            return False
-        request.site.count_refusal(503)
-        request.why_refused = GOING_AWAY.reason
-        retry = {"Retry-After": "1"}
-        write_response(request, json_refusal(503, GOING_AWAY.reason, None, retry))
-        return True
 
     def _half_closed(self) -> None:
         """Note that the client has closed its side before it is known what it may do."""
@@ -217,7 +207,7 @@ class TopicResource(Resource):
 
     def _answer(self, request: Any, topic: str, caller: Caller, identity: Identity | None) -> None:
         """Subscribe by the transport that the request is for; the client may do so."""
-        if self._refuses_all(request):
+        if refuses_all(request, self._connections):
             return
         is_websocket = request.wants_websocket
         is_stream = b"text/event-stream" in (request.getHeader(b"accept") or b"").lower()
@@ -314,14 +304,6 @@ class TopicResource(Resource):
     def _allow(self) -> str:
         return allowed_methods(*self._methods.split(", "))
 
-    def _preflight(self) -> dict[str, str]:
-        """Return the headers that answer a CORS preflight request (WHATWG Fetch §3.2.2)."""
-        return {
-            "Access-Control-Allow-Methods": self._methods,
-            "Access-Control-Allow-Headers": PAGE_HEADERS,
-            "Access-Control-Max-Age": "600",
-        }
-
     def _run_view(
         self, request: Any, query: _Query, caller: Caller, identity: Identity | None
     ) -> None:
@@ -373,41 +355,23 @@ class TopicResource(Resource):
         :param join: lets it take part in the presence of its topics.
         :param start: starts its subscriptions.
         """
-        totals, transport = self._dependencies.views.counters.traffic, subscriber.transport
+        attendances: list[Attendance | None] = []
 
-        def ended(_: object) -> None:
-            subscriber.forget()
+        def ended() -> None:
             for attendance in attendances:
                 if attendance is not None:
                     attendance.leave()
-            request.stream = None
-            # Or the two would keep each other, and what is buffered, until garbage is collected.
-            del request.end_waiting
-            request.producer = None
-            self._connections.remove(subscriber)
-            totals.remove(transport, subscriber.traffic)
-            if isinstance(subscriber, EventStream):
-                log_closed(self._connections, connection, subscriber.ending)
 
-        connection = self._connections.add(
+        register(
+            request,
             subscriber,
-            peer=request.peer,
-            path=path_of(request),
-            subject=None if identity is None else identity.subject,
-            traffic=subscriber.traffic,
+            identity,
+            connections=self._connections,
+            authorizer=self._authorizer,
+            totals=self._dependencies.views.counters.traffic,
+            ended=ended,
         )
-        attendances = join()
-        request.end_waiting = subscriber.end_waiting
-        request.notifyFinish().addBoth(ended)
-        if identity is not None:
-            end = self._authorizer.end_of_connection(identity)
-            self._connections.close_at(subscriber, end, identity.closing)
-        totals.add(transport, subscriber.traffic)
-        request.connection = connection.id
-        if isinstance(subscriber, EventStream):
-            request.has_access_line = False
-            request.stream = subscriber
-            log_opened(connection)
+        attendances += join()
         start()
         if self._is_half_closed:
             subscriber.end_waiting()

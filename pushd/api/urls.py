@@ -106,7 +106,9 @@ def public_site(
 
     def streams_body(raw_path: bytes) -> bool:
         path = _decode(raw_path)
-        return path is not None and not (routes.match(path) or is_topic(raw_path))
+        if path is None or path in topics.centrifuge:
+            return False
+        return not (routes.match(path) or is_topic(raw_path))
 
     site = PushdSite(find, policy, reactor)
     if isinstance(application, AsgiGateway):

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from pushd import __version__
 from pushd.client import commands
+from pushd.client.completion import SHELLS, Command, Option
 from pushd.topics.timestamp import parse_timestamp
 
 _CONTROL = "http://127.0.0.1:8081"
@@ -60,6 +61,17 @@ examples:
   pushdctl tail news --after $(pushdctl last-id news)
 """
 
+_HEALTH = """\
+examples:
+  pushdctl health                         is it ready for traffic?
+  pushdctl health --live                  does it answer at all?
+  pushdctl health --control unix:/run/pushd/control.sock
+  pushdctl health --url http://127.0.0.1:8080/about/
+                                          is this page served? Works with --control none
+
+  Exit code 0 means yes, 1 means no: as a container's HEALTHCHECK wants it.
+"""
+
 _RULES = """\
 examples:
   pushdctl rules chat/7                   what the configuration file says of this topic
@@ -94,6 +106,23 @@ examples:
   pushdctl close 17                       with 1008: a page with pushd.js does not reconnect
   pushdctl close 17 --code 1001           with 1001: the page reconnects
   pushdctl close 17 --code 4000 --reason 'please log in again'
+"""
+
+_BENCH = """\
+examples:
+  pushdctl bench                          100 subscribers, 1000 publications
+  pushdctl bench --rate 50 --subscribers 500
+  pushdctl bench --json | jq .latency_ms.p99
+
+  It adds its load to what the daemon has already, on topics of its own. Latency is the time from
+  when a publication was due until pushdctl has it from the daemon.
+"""
+
+_COMPLETION = """\
+examples:
+  source <(pushdctl completion bash)      in ~/.bashrc
+  source <(pushdctl completion zsh)       in ~/.zshrc, after compinit
+  pushdctl completion fish > ~/.config/fish/completions/pushdctl.fish
 """
 
 _REVOKE = """\
@@ -131,16 +160,31 @@ class Parser(ArgumentParser):
     """A parser whose errors are one line and exit code 1, as those of the daemon."""
 
     def __init__(self, **options: Any) -> None:
-        #: Its options, such as ``--json``.
-        self.option_names: list[str] = []
-        #: The names of its commands.
-        self.commands: list[str] = []
+        #: Its options with long names.
+        self.options: list[Option] = []
+        #: The parsers of its commands.
+        self.commands: dict[str, Parser] = {}
         super().__init__(allow_abbrev=False, formatter_class=_Formatter, **options)
 
     def add_argument(self, *names: Any, **options: Any) -> Action:
-        """Add an argument, and remember its name if it is an option."""
-        self.option_names += [name for name in names if name.startswith("--")]
-        return super().add_argument(*names, **options)
+        """Add an argument, and remember it if it is an option."""
+        return self.remember(super().add_argument(*names, **options))
+
+    def remember(self, action: Action) -> Action:
+        """Remember an option, which may have been added to a group."""
+        for name in action.option_strings:
+            if name.startswith("--"):
+                help = " ".join((action.help or "").partition(" (")[0].split())
+                value = "" if action.nargs == 0 else str(action.metavar or action.dest.upper())
+                words = tuple(str(one) for one in action.choices or ())
+                self.options.append(Option(name, help, value, words))
+        return action
+
+    def describe_commands(self) -> dict[str, Command]:
+        """Return its commands, for the completion of command lines."""
+        return {
+            name: Command(one.description or "", one.options) for name, one in self.commands.items()
+        }
 
     def check_command(self, arguments: Sequence[str]) -> None:
         """Report an unknown command as an error."""
@@ -216,7 +260,7 @@ def make_parser(environ: Mapping[str, str]) -> Parser:
             name, help=help, description=help, epilog=epilog, usage=usage
         )
         command.set_defaults(action=action, parser=command)
-        parser.commands.append(name)
+        parser.commands[name] = command
         return command
 
     publish = add("publish", commands.publish, "Publish to a topic, now or later.", _PUBLISH)
@@ -226,6 +270,8 @@ def make_parser(environ: Mapping[str, str]) -> Parser:
     help = "Print the id after which a subscriber of a topic misses nothing from now on."
     last_id = add("last-id", commands.last_id, help, _LAST_ID)
     _add_topic(last_id)
+    help = "Say whether the daemon is ready for traffic; exits with 1 if not."
+    _fill_health(add("health", commands.health, help, _HEALTH), environ)
     topics = add("topics", commands.topics, "List the topics.")
     help = "Show the rule that holds for a topic."
     rules = add("rules", commands.rules, help, _RULES)
@@ -247,6 +293,14 @@ def make_parser(environ: Mapping[str, str]) -> Parser:
     help = "End subscriptions, of clients that are not permitted any more."
     _fill_revoke(add("revoke", commands.revoke, help, _REVOKE), environ)
     _fill_token(add("token", commands.token, "Make a token, for tests and experiments.", _TOKEN))
+    help = "Put a small load on the daemon, and print how fast it delivers."
+    _fill_bench(add("bench", commands.bench, help, _BENCH), environ)
+    help = "Print a script that completes command lines in a shell."
+    completion = add("completion", commands.completion, help, _COMPLETION)
+    completion.add_argument(
+        "shell", metavar="SHELL", choices=list(SHELLS), help="bash, zsh or fish"
+    )
+    completion.set_defaults(describe=parser.describe_commands, common=_COMMON)
     help = "Check options of the daemon, and print the resulting configuration."
     add("check", commands.check, help, _CHECK, "pushdctl check [-h] [OPTION ...]")
     return parser
@@ -261,16 +315,18 @@ def _fill_publish(command: Parser, environ: Mapping[str, str]) -> None:
         help="the data; if it is left out, standard input is read, without its last newline",
     )
     kinds = command.add_mutually_exclusive_group()
-    kinds.add_argument(
+    kind = kinds.add_argument(
         "--content-type",
         metavar="TYPE",
         choices=commands.CONTENT_TYPES,
         help="what the data is: text/plain (the default), application/json, or "
         "application/octet-stream for bytes, unchanged",
     )
-    kinds.add_argument(
+    binary = kinds.add_argument(
         "--binary", action="store_true", help="the same as --content-type application/octet-stream"
     )
+    command.remember(kind)
+    command.remember(binary)
     command.add_argument("--event", metavar="NAME", help="name of the event, for event streams")
     command.add_argument("--delay", metavar="S", type=_seconds, help="publish after S seconds")
     command.add_argument(
@@ -295,11 +351,49 @@ def _fill_tail(command: Parser, environ: Mapping[str, str]) -> None:
     command.add_argument(
         "--after", metavar="ID", help="start after the publication with this id, not with new ones"
     )
+    _add_url(command, environ)
+    _add_token(command, environ)
+    _add_json(command)
+
+
+def _fill_health(command: Parser, environ: Mapping[str, str]) -> None:
     command.add_argument(
-        "--url",
-        default=environ.get("PUSHD_URL", _PUBLIC),
-        help="URL of the public port (PUSHD_URL; default: %(default)s)",
+        "--live", action="store_true", help="ask only whether it is alive, not whether it is ready"
     )
+    command.add_argument(
+        "--timeout",
+        metavar="S",
+        type=_seconds,
+        default=5,
+        help="seconds that each step of the request may take (default: %(default)s)",
+    )
+    command.add_argument("--url", help="URL of a page to get in place of asking the control port")
+    _add_control(command, environ)
+    _add_json(command)
+
+
+def _fill_bench(command: Parser, environ: Mapping[str, str]) -> None:
+    for name, default, help in (
+        ("subscribers", 100, "number of WebSockets that subscribe"),
+        ("publications", 1000, "number of publications that each of them gets"),
+        ("size", 128, "bytes of each publication"),
+        (
+            "rate",
+            None,
+            "publications per second; by default each one is made when all subscribers "
+            "have the one before it",
+        ),
+    ):
+        least, most = commands.BENCH_LIMITS[name]
+        shown = f"{least} to {most}" + ("" if default is None else "; default: %(default)s")
+        command.add_argument(
+            f"--{name}", metavar="N", type=_integer, default=default, help=f"{help} ({shown})"
+        )
+    command.add_argument(
+        "--topic", help="name of the topic (default: a new one, which begins with bench/)"
+    )
+    _add_url(command, environ)
+    _add_control(command, environ)
     _add_token(command, environ)
     _add_json(command)
 
@@ -353,13 +447,22 @@ def _add_topic(command: Parser) -> None:
     command.add_argument("topic", metavar="TOPIC", help="name of the topic, such as news or chat/7")
 
 
+def _add_url(command: Parser, environ: Mapping[str, str]) -> None:
+    command.add_argument(
+        "--url",
+        default=environ.get("PUSHD_URL", _PUBLIC),
+        help="URL of the public port (PUSHD_URL; default: %(default)s)",
+    )
+
+
 def _add_control(command: Parser, environ: Mapping[str, str]) -> None:
     command.add_argument(
         "--control",
         metavar="URL",
         # Not PUSHD_CONTROL: that is an option of the daemon, and an endpoint instead of a URL.
         default=environ.get("PUSHD_CONTROL_URL", _CONTROL),
-        help="URL of the control port (PUSHD_CONTROL_URL; default: %(default)s)",
+        help="URL of the control port, or unix: and the path of its socket (PUSHD_CONTROL_URL; "
+        "default: %(default)s)",
     )
 
 

@@ -29,7 +29,9 @@ def run(arguments: Sequence[str], runtime: commands.CommandRuntime) -> int:
         given.rest = rest
     elif rest:
         kind = "unknown option" if rest[0].startswith("-") else "unexpected argument"
-        given.parser.error(suggest(kind, rest[0].partition("=")[0], given.parser.option_names))
+        given.parser.error(
+            suggest(kind, rest[0].partition("=")[0], [one.name for one in given.parser.options])
+        )
     try:
         given.action(given, runtime)
         runtime.stdout.flush()
@@ -38,10 +40,12 @@ def run(arguments: Sequence[str], runtime: commands.CommandRuntime) -> int:
     except (PushdError, ValueError) as error:
         hint = ""
         if isinstance(error, Unreachable):
-            option = "--url or PUSHD_URL"
-            if given.action is not commands.tail:
-                option = "--control or PUSHD_CONTROL_URL"
-            hint = f"; is the daemon running? Its address is set with {option}"
+            options = "--control or PUSHD_CONTROL_URL"
+            if given.action is commands.tail:
+                options = "--url or PUSHD_URL"
+            elif getattr(given, "url", None) is not None:
+                options = "--url" if given.action is commands.health else "--url and --control"
+            hint = f"; is the daemon running? Its address is set with {options}"
         # The text may be from a server; that about mistakes in options has a line for each.
         lines = "\n".join(map(commands.printable, str(error).split("\n")))
         print(f"pushd: {lines}{hint}", file=runtime.stderr)

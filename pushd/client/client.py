@@ -109,7 +109,8 @@ class Client:
     """A pushd, reached over HTTP with a new connection for each request.
 
     :param url: URL of the control port or the public port, such as ``http://127.0.0.1:8081``. A
-        path in it is put before the paths of all requests.
+        path in it is put before the paths of all requests. For a port on a Unix socket ``unix:``
+        and its path, such as ``unix:/run/pushd/control.sock``.
     :param token: token to send with each request.
     :param timeout: seconds that each step of a request may take.
     :param connect: makes the connections.
@@ -171,6 +172,15 @@ class Client:
         """
         id: str = self._check(self.ask("GET", "/last-id", {"topic": topic}), "id")["id"]
         return id
+
+    def health(self, *, live: bool = False) -> dict[str, Any]:
+        """Return ``{"status": "ready"}``, or with ``live`` ``{"status": "alive"}``.
+
+        A daemon that is alive is not ready while it starts, drains, or cannot reach its Redis: then
+        it raises Refused (503), whose text has the reason. The URL must be that of the control
+        port.
+        """
+        return self._check(self.ask("GET", "/healthz" if live else "/readyz"), "status")
 
     def topics(self) -> dict[str, Any]:
         """Return up to a thousand topics, and ``more``: whether there are further ones."""

@@ -8,15 +8,31 @@ from argparse import Namespace
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from selectors import BaseSelector
 from typing import Any, BinaryIO, TextIO
+from uuid import uuid4
 
 from pushd.client.client import Began, Client, Message
-from pushd.client.http import Connect
-from pushd.errors import UsageError
+from pushd.client.completion import SHELLS, Command, Option
+from pushd.client.http import Connect, HttpClient, split_url, unix_path
+from pushd.errors import PushdError, UsageError
 
 # What ``publish`` publishes, as the ``Content-Type`` of a request says it.
 _TEXT, _JSON, _BYTES = "text/plain", "application/json", "application/octet-stream"
 CONTENT_TYPES = (_TEXT, _JSON, _BYTES)
+
+# The most seconds that a health check can wait: more is a mistake in the unit.
+_LONGEST_TIMEOUT = 600.0
+
+#: The least and the most of what ``bench`` can be given. A thousand WebSockets are nearly all files
+#: that a process can open by default.
+BENCH_LIMITS = {
+    "subscribers": (1, 1000),
+    "publications": (1, 100_000),
+    "size": (16, 1 << 20),
+    "rate": (1, 10_000),
+}
+_MAX_DELIVERIES = 5_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +49,10 @@ class CommandRuntime:
     stderr: TextIO
     connect: Connect
     pause: Callable[[float], object]
+    #: Seconds of a clock that never goes back, and seconds for which the process used a processor.
+    monotonic: Callable[[], float]
+    processor: Callable[[], float]
+    make_selector: Callable[[], BaseSelector]
 
 
 def publish(given: Namespace, runtime: CommandRuntime) -> None:
@@ -82,6 +102,36 @@ def last_id(given: Namespace, runtime: CommandRuntime) -> None:
         print_json([{"topic": given.topic, "id": id}], runtime.stdout)
     else:
         print(printable(id), file=runtime.stdout)
+
+
+def health(given: Namespace, runtime: CommandRuntime) -> None:
+    """Print whether the daemon is ready, or a page of it is served; raises an error if not."""
+    if not 0 < given.timeout <= _LONGEST_TIMEOUT:
+        limit = f"must be a number of seconds above 0, up to {_LONGEST_TIMEOUT:g}"
+        raise UsageError(f"--timeout {given.timeout:g}: {limit}")
+    if given.url is None:
+        client = Client(given.control, timeout=given.timeout, connect=runtime.connect)
+        found = client.health(live=given.live)
+    else:
+        _fetch_page(given.url, given.timeout, runtime.connect)
+        found = {"status": "served"}
+    if given.json:
+        print_json([found], runtime.stdout)
+    else:
+        print(printable(str(found["status"])), file=runtime.stdout)
+
+
+def _fetch_page(url: str, timeout: float, connect: Connect) -> None:
+    """Get a page, to its end; raises Refused if its status is not 2xx."""
+    origin, target = url, "/"
+    if unix_path(url) is None:
+        parts = split_url(url)
+        origin = f"{parts.scheme}://{parts.netloc}"
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    with HttpClient(origin, token=None, connect=connect).open(
+        "GET", target, timeout=timeout
+    ) as response:
+        response.read()
 
 
 def topics(given: Namespace, runtime: CommandRuntime) -> None:
@@ -193,6 +243,57 @@ def token(given: Namespace, runtime: CommandRuntime) -> None:
                 raise UsageError(f"--{right} {pattern}: {error}") from None
         claims[right] = getattr(given, right)
     print(make_token(read_signing_key(given.key), claims), file=runtime.stdout)
+
+
+def bench(given: Namespace, runtime: CommandRuntime) -> None:
+    """Put a small load on the daemon, and print what was measured."""
+    # Imported only for this command.
+    from pushd.client.bench import PATIENCE, Bench, Load
+
+    for name, (least, most) in BENCH_LIMITS.items():
+        value = getattr(given, name)
+        if value is not None and not least <= value <= most:
+            raise UsageError(f"--{name} {value}: must be a number from {least} to {most}")
+    if given.subscribers * given.publications > _MAX_DELIVERIES:
+        rule = f"--subscribers times --publications must be {_MAX_DELIVERIES} or less"
+        raise UsageError(f"{rule}; got {given.subscribers * given.publications}")
+    if given.rate and given.publications / given.rate > _LONGEST_TIMEOUT:
+        rule = f"--publications by --rate must be {_LONGEST_TIMEOUT:g} seconds or less"
+        raise UsageError(f"{rule}; got {given.publications / given.rate:g}")
+    load = Load(
+        topic=given.topic or f"bench/{uuid4().hex[:12]}",
+        subscribers=given.subscribers,
+        publications=given.publications,
+        size=given.size,
+        rate=given.rate,
+    )
+    result = Bench(
+        load,
+        public=HttpClient(given.url, token=given.token, connect=runtime.connect),
+        control=HttpClient(given.control, token=given.token, connect=runtime.connect),
+        selector=runtime.make_selector(),
+        monotonic=runtime.monotonic,
+        processor=runtime.processor,
+    ).run()
+    if given.json:
+        print_json([result.describe(load)], runtime.stdout)
+    else:
+        for line in result.lines(load):
+            print(line, file=runtime.stdout)
+    if result.lost:
+        raise PushdError(f"{result.lost} deliveries did not come within {PATIENCE:g} s")
+
+
+def completion(given: Namespace, runtime: CommandRuntime) -> None:
+    """Print the script that completes command lines in a shell."""
+    # Imported only for this command: it loads the whole daemon.
+    from pushd.options.settings import OPTIONS
+
+    commands: dict[str, Command] = given.describe()
+    daemon = [Option(f"--{one.name}", one.help, one.metavar) for one in OPTIONS]
+    commands["check"] = Command(commands["check"].help, [*commands["check"].options, *daemon])
+    common = [one for one in commands["bench"].options if one.name in given.common]
+    print(SHELLS[given.shell](commands, common), file=runtime.stdout)
 
 
 def check(given: Namespace, runtime: CommandRuntime) -> None:

@@ -7,12 +7,22 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from getopt import GetoptError
 from shutil import get_terminal_size
+from typing import Any
 
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
 from pushd import __version__
 from pushd.errors import InvalidOptions
+from pushd.options.code_files import (
+    CodeFiles,
+    CommandLine,
+    Execute,
+    find_objection,
+    make_state,
+    remove_state_at_exit,
+    wait_for_change,
+)
 from pushd.options.conflicts import EXPOSED, find_conflicts, find_exposed
 from pushd.options.event_loop import TWISTED, install_asyncio, reason_for_asyncio
 from pushd.options.help import write_help
@@ -39,6 +49,15 @@ from pushd.topics.redis.address import find_missing_package
 # Longer lines are hard to read, however wide the terminal is.
 _MAX_WIDTH = 100
 
+# How the placeholders begin of options that name something in Python.
+_IN_CODE = "MODULE:"
+
+# The variable of the option --state.
+_STATE = "PUSHD_STATE"
+
+# What is no setting, and takes no value.
+_FLAGS = ("reload", "check", "print-config", "version")
+
 _SEE_HELP = "see twistd pushd --help"
 
 
@@ -49,6 +68,8 @@ class Options(UsageOptions):
     value comes from, what it is, and what is allowed.
 
     :param environ: the environment; None for that of the process.
+    :param wait_for_change: returns when the code has changed.
+    :param execute: replaces this process by another: ``os.execve``.
     :param install_asyncio: makes asyncio's event loop that of the reactor. It is called before any
         view is imported.
     """
@@ -63,12 +84,21 @@ class Options(UsageOptions):
         self,
         environ: Mapping[str, str] | None = None,
         install_asyncio: Callable[[], object] = install_asyncio,
+        wait_for_change: Callable[[CodeFiles], object] = wait_for_change,
+        execute: Execute = os.execve,
     ) -> None:
         self._install_asyncio = install_asyncio
         self._environ = os.environ if environ is None else environ
         self._given: dict[str, list[str]] = {}
         self._file = self._environ.get("PUSHD_CONFIG")
         self._check = False
+        self._wait_for_change = wait_for_change
+        self._execute = execute
+        # How the lines about options begin that the code may be to blame for.
+        self._in_code: list[str] = []
+        #: With --reload, the command that starts this process again; else None.
+        self.command: CommandLine | None = None
+        self._reload = False
         super().__init__()
         self.settings = Settings()
         #: The text and the source of each option's value.
@@ -77,6 +107,10 @@ class Options(UsageOptions):
     def opt_config(self, path: str) -> None:
         """Read options from this TOML file. Its keys are the names of the options."""
         self._file = path
+
+    def opt_reload(self) -> None:
+        """Start anew when a Python file of the application changes. For development only."""
+        self._reload = True
 
     def opt_check(self) -> None:
         """Check the options, print the resulting configuration or every mistake, and exit."""
@@ -100,7 +134,7 @@ class Options(UsageOptions):
             width = min(get_terminal_size().columns, _MAX_WIDTH)
         flags = {
             "--config FILE": self.docs["config"],
-            **{f"--{name}": self.docs[name] for name in ("check", "print-config", "version")},
+            **{f"--{name}": self.docs[name] for name in _FLAGS},
             "--help": self.docs["help"],
         }
         return write_help(OPTIONS, flags, self.longdesc, width)
@@ -123,10 +157,19 @@ class Options(UsageOptions):
     def postOptions(self) -> None:
         """Make the settings."""
         try:
+            if self._reload:
+                self._prepare_reload()
             self._choose_loop()
             self.settings, self.given = self.resolve()
         except InvalidOptions as mistakes:
-            raise SystemExit("\n".join(f"pushd: {line}" for line in mistakes.lines)) from None
+            lines = "\n".join(f"pushd: {line}" for line in mistakes.lines)
+            if self.command is not None and not self._check and self._blames_code(mistakes):
+                files = CodeFiles()  # From now on, as somebody who reads the lines may be quick.
+                print(lines, file=sys.stderr)  # noqa: T201 - there is no log yet
+                print("pushd: waiting for a change of the code", file=sys.stderr)  # noqa: T201
+                self._wait_for_change(files)
+                self.command.start_again()
+            raise SystemExit(lines) from None
         if self._check:
             broker = self.settings.broker
             if broker is not None and (missing := find_missing_package()) is not None:
@@ -134,6 +177,32 @@ class Options(UsageOptions):
             for line in self.warnings():
                 print(f"pushd: {line}", file=sys.stderr)  # noqa: T201 - the output asked for
             raise _print_and_exit(self.effective())
+
+    def _prepare_reload(self) -> None:
+        """Note the command, and let topics outlive it. Raises InvalidOptions."""
+        twistd: Mapping[str, Any] = self.parent or {}
+        in_foreground = twistd.get("nodaemon", True) or twistd.get("debug", False)
+        objection = find_objection(self._environ, in_foreground=bool(in_foreground))
+        if objection is not None:
+            raise InvalidOptions([f"--reload: {objection}"])
+        environ = dict(self._environ)
+        given, _, _ = Sources(self._given, environ, self._file).collect(OPTIONS)
+        if given["state"].where == _STATE:
+            remove_state_at_exit(environ[_STATE])
+        elif given["state"].text is None and given["broker"].text == "memory":
+            environ[_STATE] = make_state()
+        self._environ = environ
+        self.command = CommandLine(
+            arguments=[sys.executable, *sys.orig_argv[1:]],
+            folder=os.getcwd(),
+            environ=environ,
+            pidfile=twistd.get("pidfile"),
+            execute=self._execute,
+        )
+
+    def _blames_code(self, mistakes: InvalidOptions) -> bool:
+        """Whether one of the mistakes may be in what an option names in Python."""
+        return any(line.startswith(tuple(self._in_code)) for line in mistakes.lines)
 
     def _choose_loop(self) -> None:
         """Install asyncio's event loop if the options ask for it. Raises InvalidOptions."""
@@ -169,6 +238,10 @@ class Options(UsageOptions):
         """
         sources = Sources(self._given, self._environ, self._file)
         given, mistakes, topics = sources.collect(OPTIONS)
+        for option in OPTIONS:
+            text, where = given[option.name]
+            if option.metavar.startswith(_IN_CODE) and text is not None:
+                self._in_code += [f"{where} {text}: ", f"{where}: "]
         values, invalid = parse(OPTIONS, given)
         rules, wrong = read_rules(self._file, topics, values)
         mistakes += invalid + wrong

@@ -45,6 +45,13 @@ def install_asyncio() -> None:
         )
 
 
+def name_loop(loop: AbstractEventLoop | None) -> str:
+    """Return the name of an event loop: ``uvloop``, ``asyncio``, or without one ``twisted``."""
+    if loop is None:
+        return TWISTED
+    return "uvloop" if type(loop).__module__.partition(".")[0] == "uvloop" else ASYNCIO
+
+
 def make_loop(
     import_module: Callable[[str], ModuleType] = import_module,
 ) -> AbstractEventLoop:

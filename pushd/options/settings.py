@@ -542,7 +542,7 @@ class Settings:
         "PATH",
         parse_centrifuge_path,
         "Path below which Centrifuge clients connect, such as /connection for "
-        "/connection/websocket.",
+        "/connection/websocket; commands of those over HTTP come to /emulation beside it.",
         default="/connection",
     )
     centrifuge_personal: str = setting(

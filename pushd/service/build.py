@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from asyncio import AbstractEventLoop
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,15 @@ from pushd.access.permissions import PermissionCache, Revoker
 from pushd.access.proxies import Proxies
 from pushd.access.throttle import Throttle
 from pushd.api.centrifuge.dependencies import CentrifugeDependencies
+from pushd.api.centrifuge.emulation import Emulation, EmulationResource, max_emulation_body
 from pushd.api.centrifuge.http_api import HttpApi
+from pushd.api.centrifuge.http_transports import (
+    HTTP_STREAM,
+    SSE,
+    UNI_HTTP_STREAM,
+    UNI_SSE,
+    StreamResource,
+)
 from pushd.api.centrifuge.procedures import Procedures
 from pushd.api.centrifuge.websocket import CentrifugeResource
 from pushd.api.health import Readiness
@@ -40,6 +48,7 @@ from pushd.gateways.application import find_authorizer
 from pushd.gateways.asgi.gateway import AsgiGateway
 from pushd.gateways.files import ApplicationFiles
 from pushd.gateways.wsgi import Pool, WsgiGateway
+from pushd.options.event_loop import name_loop
 from pushd.options.settings import Settings
 from pushd.protocols.cork import Cork
 from pushd.protocols.http.cors import CrossOrigin
@@ -57,6 +66,7 @@ from pushd.service.daemon import Drain, PushService
 from pushd.service.lifespan import LifespanService
 from pushd.service.listening import PortService
 from pushd.service.metrics import (
+    BuildCollector,
     MetricsCollector,
     PoolUsage,
     ScheduleCollector,
@@ -156,6 +166,7 @@ class Runtime:
     :param loop: asyncio's event loop, if the reactor runs on one.
     :param disk: runs what waits for the disk of ``--state``.
     :param log_folders: where the activity log of ``--state`` may be; see ``find_memory``.
+    :param reloads: whether the daemon starts anew when its code changes.
     :param resident: returns how much memory the process takes, in bytes.
     """
 
@@ -169,6 +180,7 @@ class Runtime:
     loop: AbstractEventLoop | None = None
     disk: Disk = field(default_factory=CallerThread)
     log_folders: Sequence[Path] = ()
+    reloads: bool = False
     resident: Callable[[], int] = lambda: 0
 
 
@@ -224,6 +236,7 @@ def build(settings: Settings, runtime: Runtime) -> PushService:
         OperatorPage(StaticFiles([shipped_client()]), snapshots, settings.control_page),
         None if centrifuge is None else HttpApi(centrifuge, settings.api_key),
     )
+    inputs.counters.register(BuildCollector(name_loop(runtime.loop)))
     inputs.counters.register(_build_collector(inputs, state, views, public))
     service = PushService(
         state,
@@ -251,6 +264,7 @@ def build(settings: Settings, runtime: Runtime) -> PushService:
             application.loop,
             public=service.public if real else (),
             threads=runtime.reactor.getThreadPool() if real else None,
+            stays=runtime.reloads,
         )
         readiness.checks.append(lifespan.fault)
         service.interrupting.append(lifespan.interrupt)
@@ -449,6 +463,8 @@ def _build_public_site(
             settings.proxies,
             inputs.counters,
             inputs.memory,
+            streams=frozenset(path.encode() for path in topics.centrifuge),
+            large_bodies={_emulation_path(settings).encode(): max_emulation_body},
         ),
         settings.routes,
         topics,
@@ -479,6 +495,7 @@ def _build_centrifuge(
             failed=inputs.counters.view_errors.inc,
             loop=runtime.loop,
         )
+    relay = state.broker.relay
     dependencies = CentrifugeDependencies(
         state,
         views.authorizer,
@@ -487,11 +504,25 @@ def _build_centrifuge(
         topics.clock,
         personal=settings.centrifuge_personal,
         make_name=_make_name,
+        node=_make_name() if relay is None else relay.node,
         procedures=procedures,
     )
-    path = f"{settings.centrifuge_path}/websocket"
-    topics.centrifuge = {path: CentrifugeResource(views, dependencies)}
+    prefix = settings.centrifuge_path
+    topics.centrifuge = {
+        f"{prefix}/websocket": CentrifugeResource(views, dependencies),
+        f"{prefix}/sse": StreamResource(views, dependencies, SSE),
+        f"{prefix}/http_stream": StreamResource(views, dependencies, HTTP_STREAM),
+        f"{prefix}/uni_websocket": CentrifugeResource(views, dependencies, is_unidirectional=True),
+        f"{prefix}/uni_sse": StreamResource(views, dependencies, UNI_SSE),
+        f"{prefix}/uni_http_stream": StreamResource(views, dependencies, UNI_HTTP_STREAM),
+        _emulation_path(settings): EmulationResource(dependencies, Emulation(dependencies, relay)),
+    }
     return dependencies
+
+
+def _emulation_path(settings: Settings) -> str:
+    """Return the path to which Centrifuge clients send commands: beside that of the protocol."""
+    return f"{settings.centrifuge_path.rpartition('/')[0]}/emulation"
 
 
 def _find_authorizer(settings: Settings) -> AuthorizeFunction | None:
@@ -592,11 +623,18 @@ def public_policy(
     proxies: Proxies,
     counters: Counters,
     memory: Memory,
+    *,
+    streams: Collection[bytes] = frozenset(),
+    large_bodies: Mapping[bytes, Callable[[int], int]] | None = None,
 ) -> SitePolicy:
-    """Make the policy of the public port."""
+    """Make the policy of the public port.
+
+    :param streams: further paths at which pages ask for topics.
+    :param large_bodies: see ``SitePolicy``.
+    """
     return SitePolicy(
-        guard=public_guard(live.origins, live.hosts),
-        share=CrossOrigin(live.origins, _scripts()).share,
+        guard=public_guard(live.origins, live.hosts, streams),
+        share=CrossOrigin(live.origins, _scripts(), streams).share,
         admission=Admission(live.limits, proxies),
         throttle=Throttle(clock, live.limits, proxies, counters.slowed),
         proxies=proxies,
@@ -605,6 +643,7 @@ def public_policy(
         limits=live.limits,
         wall=wall,
         is_publication=lambda path: path.startswith(_TOPICS),
+        large_bodies=large_bodies or {},
         page_headers=live.page_headers,
     )
 

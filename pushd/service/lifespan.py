@@ -32,6 +32,7 @@ class LifespanService(Service):
     control port answers, and a signal ends the wait.
 
     :param public: the ports that accept nothing until the application has started.
+    :param stays: whether to wait for a change of the code, instead of ending the process.
     :param threads: the reactor's, which start when it runs; the application may need them sooner.
     """
 
@@ -42,11 +43,13 @@ class LifespanService(Service):
         *,
         public: Sequence[Holdable] = (),
         threads: ThreadPool | None = None,
+        stays: bool = False,
     ) -> None:
         self._lifespan = lifespan
         self._loop = loop
         self._public = public
         self._threads = threads
+        self._stays = stays
         # Done when the application has started, or its start is not waited for any more.
         self._waited: Future[None] = loop.create_future()
         self._interrupted = False
@@ -83,6 +86,13 @@ class LifespanService(Service):
     def _open(self, started: Future[None]) -> None:
         """Let requests in, or end the process."""
         if error := started.exception():
+            if self._stays:
+                _log.error(
+                    "{error}; waiting for a change of the code",
+                    event="lifespan_failed",
+                    error=error,
+                )
+                return
             if self._threads is not None:
                 self._threads.stop()  # They would keep the process from its end.
             raise SystemExit(f"pushd: --asgi: {error}")

@@ -5,21 +5,25 @@ What is counted as it happens is in ``pushd.access.counters``.
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
+import twisted
 from prometheus_client import Metric
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
     HistogramMetricFamily,
+    InfoMetricFamily,
 )
 from prometheus_client.registry import Collector
 from twisted.application.service import Service
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from pushd.access.counters import SubscriberCounters, TrafficTotals
+import pushd
+from pushd.access.counters import SubscriberCounters, Traffic, TrafficTotals
 from pushd.access.limits import Limits
 from pushd.access.memory import Memory
 from pushd.protocols.http.site import PushdSite
@@ -30,7 +34,7 @@ from pushd.topics.scheduled import ScheduledPublications
 from pushd.topics.state.broker import StoredBroker
 
 # Transports of messages: all but plain HTTP.
-_TRANSPORTS = ("websocket", "sse", "longpoll")
+_TRANSPORTS = ("websocket", "sse", "longpoll", "http_stream")
 
 
 class PoolUsage(Protocol):
@@ -59,6 +63,25 @@ class ViewPoolUsage(PoolUsage, Protocol):
     @property
     def max_stragglers(self) -> int:
         """Maximum number of these."""
+
+
+class BuildCollector(Collector):
+    """Says what runs: the versions of pushd, Python and Twisted, and the event loop.
+
+    :param loop: ``twisted``, ``asyncio`` or ``uvloop``.
+    """
+
+    def __init__(self, loop: str) -> None:
+        self._labels = {
+            "version": pushd.__version__,
+            "python": platform.python_version(),
+            "twisted": twisted.__version__,
+            "loop": loop,
+        }
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield a metric that is always 1, and has what it says in its labels."""
+        yield InfoMetricFamily("pushd_build", "What runs; always 1.", value=self._labels)
 
 
 class TopicCollector(Collector):
@@ -268,6 +291,7 @@ class MetricsCollector(Collector):
             ("websocket", "closing"): closing,
             ("sse", "open"): self.traffic.count("sse"),
             ("longpoll", "open"): self.traffic.count("longpoll"),
+            ("http_stream", "open"): self.traffic.count("http_stream"),
         }
         # The rest have a request in progress: a view is running, or the response is being sent. So
         # are WebSockets that are closed, and whose views still have messages to read.
@@ -281,10 +305,11 @@ class MetricsCollector(Collector):
         """Yield the numbers of messages and bytes in each direction."""
         self.flush_counters()
         totals = {transport: self.traffic.total(transport) for transport in _TRANSPORTS}
-        websockets = totals["websocket"]
+        received = Traffic()
+        received.add(totals.values())
         for name, about, value in (
-            ("messages", "Messages received over WebSockets.", websockets.messages_in),
-            ("bytes", "Bytes of messages received over WebSockets.", websockets.bytes_in),
+            ("messages", "Messages received from clients.", received.messages_in),
+            ("bytes", "Bytes of messages received from clients.", received.bytes_in),
         ):
             yield CounterMetricFamily(f"pushd_received_{name}", about, value)
         sent_messages = CounterMetricFamily(

@@ -68,6 +68,11 @@ class Signals(Service):
             self._received(self._hang_up, noted.pop(), None)
         keep_signal_handler(self._reactor, partial(self._received, self._stop))
 
+    def stop(self) -> None:
+        """Stop the reactor without a signal; one that comes later counts as the second."""
+        self._stopping = True
+        self._reactor.stop()
+
     def startService(self) -> None:
         """Install the handlers once the reactor runs, and see its end."""
         super().startService()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,7 @@ from twisted.internet.base import ReactorBase
 from twisted.logger import globalLogBeginner
 
 from pushd.access.admission import client_key
+from pushd.options.code_files import CodeFiles
 from pushd.options.command_line import Options
 from pushd.options.settings import Applier, Settings
 from pushd.protocols.cork import Cork
@@ -19,6 +21,7 @@ from pushd.protocols.fast_paths import FAST_PATHS
 from pushd.schedule.asyncio_task import call_on_loop
 from pushd.schedule.histogram import Histogram
 from pushd.service.build import Runtime, build, check_redis
+from pushd.service.code_reload import CodeReload
 from pushd.service.demo_url import DemoUrl
 from pushd.service.event_loop import EventLoopService
 from pushd.service.garbage import GarbageService
@@ -62,7 +65,8 @@ def makeService(
     if settings.broker is not None:
         check_redis(settings.broker)
     lag_meter = LagMeter(reactor)
-    runtime = _make_runtime(reactor, settings, lag_meter.lag)
+    reloads = options.command is not None
+    runtime = replace(_make_runtime(reactor, settings, lag_meter.lag), reloads=reloads)
     service = build(settings, runtime)
     log_memory_limit(settings)
     service.appliers.append(log_memory_limit)
@@ -89,6 +93,16 @@ def makeService(
 
     signals = Signals(reactor, interrupt=service.interrupt, cut=service.cut, reload=reload)
     service.addService(signals)
+    if options.command is not None:
+        code_reload = CodeReload(
+            reactor,
+            CodeFiles(),
+            options.command,
+            limits=service.limits,
+            stop=signals.stop,
+            cut=service.cut,
+        )
+        service.addService(code_reload)
     service.addService(DemoUrl(settings, service.public))
     # Tests with a fake reactor keep the handlers of their process.
     if isinstance(reactor, ReactorBase):

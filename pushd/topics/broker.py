@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IReactorTime
@@ -41,6 +43,12 @@ class Draft:
     #: The name of its event, and whether the data is JSON; see ``Publication``.
     event: str | None = None
     is_json: bool = False
+    #: See ``Publication``.
+    metadata: str | None = None
+
+
+_topic_of = attrgetter("topic")
+_key_of = attrgetter("key")
 
 
 def ignore_gap(topic: str, last: Id) -> None:
@@ -91,6 +99,44 @@ class TopicSource(Protocol):
         """Stop that, as the topic has no subscribers on this node any more."""
 
 
+class NodeRelay(Protocol):
+    """Passes messages from one node to another."""
+
+    @property
+    def node(self) -> str:
+        """The name of this node, which no other has."""
+
+    def start(self, receive: Callable[[bytes], object]) -> None:
+        """Call a function with each message for this node.
+
+        To be called before the broker starts; without that, there are no messages.
+        """
+
+    def send(self, node: str, message: bytes) -> Deferred[bool]:
+        """Pass a message to a node; the Deferred tells whether there is such a node.
+
+        Messages from one node to another arrive in order. Fails with ``Unavailable``.
+        """
+
+
+#: Answers a call of another node: takes the name of a method, and its argument. The argument and
+#: what it returns are values of JSON.
+AnswerCall = Callable[[str, Any], Any]
+
+
+class NodeCalls(Protocol):
+    """Calls the other nodes that take part, and answers their calls."""
+
+    def serve(self, answer: AnswerCall) -> None:
+        """Take part from now on."""
+
+    def call(self, method: str, argument: Any) -> Deferred[list[Any]]:
+        """Return what each of the other nodes answers.
+
+        Fails with ``Unavailable`` if one of them does not answer in time, or cannot.
+        """
+
+
 class Broker(TopicSource, Protocol):
     """Accepts publications, and delivers them to every node in the same order.
 
@@ -105,6 +151,14 @@ class Broker(TopicSource, Protocol):
     @property
     def revocations(self) -> RevocationExchange | None:
         """Shares revocations with other nodes; None for a single process."""
+
+    @property
+    def relay(self) -> NodeRelay | None:
+        """Passes messages to single nodes; None for a single process."""
+
+    @property
+    def calls(self) -> NodeCalls | None:
+        """Calls the other nodes; None for a single process."""
 
     @property
     def published(self) -> int:
@@ -172,6 +226,8 @@ class MemoryBroker:
     #: There are no other nodes.
     presence: PresenceExchange | None = None
     revocations: RevocationExchange | None = None
+    relay: NodeRelay | None = None
+    calls: NodeCalls | None = None
 
     def __init__(self, clock: IReactorTime, history: History, generation: str = UNKNOWN) -> None:
         #: Publications accepted.
@@ -280,23 +336,35 @@ class MemoryBroker:
         self._history.stop()
 
     async def _publish_all(self, drafts: Sequence[Draft]) -> list[Id]:
-        ids, size = [], 0
-        for draft in drafts:
-            if size > SLICE:
-                # Let the sockets take what there is, or these publications alone would be more
-                # than subscribers may have unsent.
-                await deferLater(self._clock, 0)
-                await self._room()
-                size = 0
-            ids.append(self._publish(draft))
-            size += size_of(draft.data)
+        ids: list[Id] = []
+        size = 0
+        for topic, drafts_of_topic in groupby(drafts, _topic_of):
+            run = list(drafts_of_topic)
+            if len(run) > 1 and not any(map(_key_of, run)):
+                passed = self._history.pass_over(topic, len(run))
+                if passed:
+                    self.published += len(passed)
+                    ids += passed
+                    ids += map(self._publish, run[len(passed) :])
+                    continue
+            for draft in run:
+                if size > SLICE:
+                    # Let the sockets take what there is, or these publications alone would be more
+                    # than subscribers may have unsent.
+                    await deferLater(self._clock, 0)
+                    await self._room()
+                    size = 0
+                ids.append(self._publish(draft))
+                size += size_of(draft.data)
         return ids
 
     def _publish(self, draft: Draft) -> Id:
         topic, key = draft.topic, draft.key
         if key is not None and (topic, key) in self._ids:
             return self._ids[topic, key]
-        publication = self._history.add(topic, draft.data, draft.event, draft.is_json)
+        publication = self._history.add(
+            topic, draft.data, draft.event, draft.is_json, draft.metadata
+        )
         self.published += 1
         if key is not None:
             self._remember((topic, key), publication.id)

@@ -60,10 +60,13 @@ class Topic:
         "floor",
         "held",
         "kept",
+        "limit",
         "name",
         "offset",
         "replayed",
+        "rules_version",
         "sequence",
+        "ttl",
     )
 
     def __init__(self, name: str, epoch: str, floor: int) -> None:
@@ -81,6 +84,9 @@ class Topic:
         self.kept: dict[int, Publication] = {}
         #: What was read last, with its limit, until there is more to read, or less.
         self.replayed: tuple[Replay, int] | None = None
+        #: How many publications are kept, and for how many seconds, according to these rules.
+        self.limit = self.ttl = 0
+        self.rules_version = -1
 
     @property
     def last(self) -> Id:
@@ -160,27 +166,61 @@ class History:
         return len(self._topics)
 
     def add(
-        self, name: str, data: str | bytes, event: str | None = None, is_json: bool = False
+        self,
+        name: str,
+        data: str | bytes,
+        event: str | None = None,
+        is_json: bool = False,
+        metadata: str | None = None,
     ) -> Publication:
         """Make the next publication of a topic, and keep it."""
-        rule = self._rule_for(name)
-        topic, limit = self._get(name), self._retention.size_for(rule)
+        if self._rules_version != self._rules.version:
+            self._apply_rules()
+        topic = self._topics.get(name) or self._get(name)
+        if topic.rules_version != self._rules_version:
+            self._apply_rule(topic)
+        limit = topic.limit
         if not limit:
-            self._touch(topic, rule)
+            self._touch(topic, self._rules.find(name))
             while topic.kept:
                 self._drop(topic.oldest)  # Kept by a rule that has changed.
         topic.offset += 1
         topic.replayed = None
         self.sequence = topic.sequence = sequence = self.sequence + 1
         id = Id(topic.epoch, topic.offset)
-        publication = Publication(topic.name, data, id, event, is_json, sequence)
+        publication = Publication(topic.name, data, id, event, is_json, sequence, 0, metadata)
         if self.recorder is not None:
             self.recorder.added(topic, publication, limit > 0)
         if limit:
-            self._keep(topic, publication, limit, rule)
+            self._keep(topic, publication, limit)
         else:
             topic.floor = sequence
         return publication
+
+    def pass_over(self, name: str, count: int) -> list[Id]:
+        """Give out ids for publications that nobody would ever get; return these ids.
+
+        They are the first of ``count`` publications of a topic without subscribers, at the end of
+        which only the last ones are kept: these must be added at once. To make the others, and to
+        drop them again, takes ten times as long. There are none if changes are recorded.
+        """
+        if self._rules_version != self._rules.version:
+            self._apply_rules()
+        topic = self._get(name)
+        if topic.rules_version != self._rules_version:
+            self._apply_rule(topic)
+        passed = count - topic.limit
+        if passed <= 0 or topic.held or not topic.limit or self.recorder is not None:
+            return []
+        topic.expected += 1  # It must not be forgotten meanwhile.
+        while topic.kept:
+            self._drop(topic.oldest)
+        topic.expected -= 1
+        first = topic.offset + 1
+        topic.offset += passed
+        self.sequence += passed
+        topic.sequence = topic.floor = self.sequence
+        return [Id(topic.epoch, offset) for offset in range(first, topic.offset + 1)]
 
     def replay(self, name: str, after: Id | None, limit: int) -> Replay:
         """Return the publications after an id; not recovered if they are not all kept.
@@ -318,7 +358,7 @@ class History:
         :param age: for how many seconds it has been kept.
         """
         rule = self._rules.find(topic.name)
-        ttl, size = self._retention.ttl_for(rule), size_of(publication.data) + _OVERHEAD
+        ttl, size = self._retention.ttl_for(rule), _size(publication)
         queue = self._entries.get(ttl)
         if queue is None:
             queue = self._entries[ttl] = OrderedDict()
@@ -364,13 +404,23 @@ class History:
         return topic
 
     def _rule_for(self, name: str) -> Rule:
-        """Return the rule of a topic. If rules have changed, drop what is not retained any more."""
+        """Return the rule of a topic."""
         if self._rules_version != self._rules.version:
-            self._rules_version = self._rules.version
-            for publication in list(self._retained):
-                if not self._rules.find(publication.topic).retain:
-                    self._drop(publication)
+            self._apply_rules()
         return self._rules.find(name)
+
+    def _apply_rules(self) -> None:
+        """Drop what is not retained any more, as the rules have changed."""
+        self._rules_version = self._rules.version
+        for publication in list(self._retained):
+            if not self._rules.find(publication.topic).retain:
+                self._drop(publication)
+
+    def _apply_rule(self, topic: Topic) -> None:
+        """Note in a topic how it is kept: to find that out takes a tenth of a publication."""
+        rule, retention = self._rules.find(topic.name), self._retention
+        topic.limit, topic.ttl = retention.size_for(rule), retention.ttl_for(rule)
+        topic.rules_version = self._rules_version
 
     def _touch(self, topic: Topic, rule: Rule) -> None:
         """Keep a topic's epoch for a while, as its last id is given out."""
@@ -394,11 +444,14 @@ class History:
         for queue in self._idle.values():
             queue.pop(topic, None)
 
-    def _keep(self, topic: Topic, publication: Publication, limit: int, rule: Rule) -> None:
+    def _keep(self, topic: Topic, publication: Publication, limit: int) -> None:
         """Keep a publication of a topic that keeps at most ``limit``."""
-        kept, ttl = topic.kept, self._retention.ttl_for(rule)
+        kept, ttl = topic.kept, topic.ttl
         kept[topic.offset] = publication
+        # This is _size, without the call.
         size = size_of(publication.data) + _OVERHEAD
+        if publication.metadata is not None:
+            size += len(publication.metadata)
         queue = self._entries.get(ttl)
         if queue is None:
             queue = self._entries[ttl] = OrderedDict()
@@ -518,7 +571,8 @@ def _begin(topic: Topic, rule: Rule) -> Replay:
 
 
 def _size(publication: Publication) -> int:
-    return size_of(publication.data) + _OVERHEAD
+    size = size_of(publication.data) + _OVERHEAD
+    return size if publication.metadata is None else size + len(publication.metadata)
 
 
 def _first(queue: OrderedDict[Any, _V]) -> _V:

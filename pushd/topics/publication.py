@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from sys import getsizeof
 
 # Segments of letters, digits and five punctuation marks, separated by slashes.
@@ -21,9 +23,13 @@ _TAKEN = frozenset(
     | {"presence", "subscribed", "unsubscribed"}
 )
 
+# For publications without a client.
+_NOBODY = {"user": "", "client": ""}
+
 _ID = re.compile(r"(?P<epoch>[A-Za-z0-9_-]{1,32}):(?P<offset>0|[1-9][0-9]{0,17})")
 
 
+@lru_cache(maxsize=1024)
 def check_topic(name: str) -> str:
     """Return the name if it is valid for a topic. Raises ValueError with the rule if not."""
     if len(name) > _MAX_TOPIC or not _TOPIC.fullmatch(name):
@@ -42,6 +48,30 @@ def check_event(name: str) -> str:
     if name in _TAKEN:
         raise ValueError(f"event must not be {name}, which pushd or the browser uses itself")
     return name
+
+
+def check_metadata(text: str) -> str:
+    """Return the metadata of a publication if they are valid.
+
+    They are an object in JSON, with ASCII characters only: ``info`` has the ``user`` and the
+    ``client`` that published, and perhaps ``conn_info``, any value; ``tags`` has strings.
+
+    Raises ValueError if they are not.
+    """
+    if not text.isascii() or "\n" in text:
+        raise ValueError("metadata must be one line of ASCII")
+    metadata = json.loads(text)
+    if not isinstance(metadata, dict):
+        raise ValueError("metadata must be an object")
+    info, tags = metadata.get("info", _NOBODY), metadata.get("tags", {})
+    if not isinstance(info, dict) or not isinstance(tags, dict):
+        raise ValueError("info and tags must be objects")
+    for value in (info.get("user"), info.get("client"), *tags.values()):
+        if not isinstance(value, str):
+            raise ValueError("user, client and tags must be strings")
+    # Raises ValueError for half a surrogate pair, and for what is not a number.
+    json.dumps(metadata, ensure_ascii=False, allow_nan=False).encode()
+    return text
 
 
 # These are values, and nothing changes them. Frozen, they would take three to six times as long to
@@ -86,6 +116,8 @@ class Publication:
     sequence: int = 0
     #: How many publications before it a subscriber did not get, as their topic is a ``latest`` one.
     conflated: int = 0
+    #: What SDKs of Centrifugo get beside the data, as JSON; see ``check_metadata``.
+    metadata: str | None = None
 
 
 def size_of(data: str | bytes) -> int:

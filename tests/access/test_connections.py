@@ -51,6 +51,7 @@ class FakeProtocol:
     push = send
     window_bits = 0
     sender = None
+    after_read: Any = None
     traffic = Traffic()
 
     def push_frames(self, frames: bytes) -> None:

@@ -14,6 +14,8 @@ from pushd.access.closing import GOING_AWAY
 from pushd.errors import Unavailable
 from pushd.protocols.fast_paths import FAST_PATHS
 from pushd.testing import Daemon
+from pushd.topics.broker import Draft
+from pushd.topics.publication import Id
 from pushd.topics.rules import Rule, Rules
 from tests.support.peer import TEXT, close_frame, frame, handshake, read_frames
 from tests.support.recording_socket import SocketConnection
@@ -122,6 +124,16 @@ class StreamTests(StreamTestCase):
             ],
         )
 
+    def test_at_once(self) -> None:
+        """What comes right behind the handshake counts, a Close and an end as well."""
+        published = frame(TEXT, json.dumps({"topic": "t", "data": "x"}).encode())
+        for number, following in enumerate((published, b"", published)):
+            server = SocketConnection(self.daemon, control=True)
+            server.receive(handshake("/publish") + following + close_frame(1000))
+            self.daemon.settle()
+            self.assertFalse(server.connected)
+            self.assertEqual(self.broker.published, 1 + number // 2)
+
     def test_listed(self) -> None:
         """The connection is listed, and its end is logged as that of others."""
         answer = self.daemon.request("GET", "/connections", control=True)
@@ -157,15 +169,43 @@ class StreamTests(StreamTestCase):
 
     def test_unavailable(self) -> None:
         """If the broker cannot be reached, each publication is answered with an error."""
+        self.patch(self.broker, "publish_at_once", lambda draft: None)
         self.patch(self.broker, "publish_all", lambda drafts: fail(Unavailable("no broker")))
         good = {"topic": "t", "data": "x"}
         wheres = [one["where"] for one in self.send(good, {"topic": "t"}, good)]
         self.assertEqual(wheres, ["broker", "message", "broker"])
 
+    def test_unavailable_meanwhile(self) -> None:
+        """Those that were published before have their answers, in the order of the messages."""
+        at_once, left = self.broker.publish_at_once, [2]
+
+        def publish(draft: Draft) -> Id | None:
+            left[0] -= 1
+            return at_once(draft) if left[0] >= 0 else None
+
+        self.patch(self.broker, "publish_at_once", publish)
+        self.patch(self.broker, "publish_all", lambda drafts: fail(Unavailable("no broker")))
+        good = {"topic": "t", "data": "x"}
+        wheres = [one.get("where") for one in self.send(good, {"topic": "t"}, good, good, good)]
+        self.assertEqual(wheres, [None, "message", None, "broker", "broker"])
+
+    def test_long(self) -> None:
+        """Long publications are made over several iterations, in their order."""
+        values = [{"topic": "t", "data": "x" * 30_000}] * 9
+        ids = [one["id"].partition(":")[2] for one in self.send(*values)]
+        self.assertEqual(ids, [f"{number}" for number in range(1, 10)])
+
+    def test_together(self) -> None:
+        """What arrives together is published at once, even if a Close comes with it."""
+        frames = frame(TEXT, json.dumps({"topic": "t", "data": "x"}).encode()) * 10
+        self.server.receive(frames + close_frame(1000))
+        self.assertEqual(self.broker.published, 10)
+
     def test_leaves(self) -> None:
         """What a publisher sent before it left is published, even if the broker takes long."""
         done: list[object] = []
         waiting: Deferred[None] = Deferred(done.append)
+        self.patch(type(self.hub), "has_room", False)
         self.patch(self.hub, "room", lambda: waiting)
         self.server.receive(frame(TEXT, json.dumps({"topic": "t", "data": "x"}).encode()))
         self.daemon.settle()

@@ -7,7 +7,7 @@ import io
 
 from pushd.client.cli import run
 from pushd.client.commands import CommandRuntime
-from tests.support.fake_network import FakeNetwork
+from tests.support.fake_network import FakeNetwork, FakeSelector
 from tests.support.keyring import FolderTestCase
 from tests.support.topic_clients import TopicTestCase
 
@@ -20,6 +20,7 @@ class CommandTestCase(FolderTestCase, TopicTestCase):
         self.network = FakeNetwork(self.daemon)
         self.environ: dict[str, str] = {}
         self.now = 0.0
+        self.selector = FakeSelector(lambda seconds: self.daemon.advance(seconds))
         self.stdout = io.StringIO()
         self.stderr = io.StringIO()
 
@@ -35,6 +36,9 @@ class CommandTestCase(FolderTestCase, TopicTestCase):
             stderr=self.stderr,
             connect=self.network.connect,
             pause=self.network.pause,
+            monotonic=lambda: self.daemon.clock.seconds(),
+            processor=lambda: self.daemon.clock.seconds() / 2,
+            make_selector=lambda: self.selector,
         )
         with contextlib.redirect_stdout(self.stdout), contextlib.redirect_stderr(self.stderr):
             return run(args, runtime)

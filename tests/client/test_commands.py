@@ -373,6 +373,56 @@ class ListTests(CommandTestCase):
         self.assertIn("code", self.bad("close", "1", "--code", "x"))
 
 
+class HealthTests(CommandTestCase):
+    """``pushdctl health``."""
+
+    def test_ready(self) -> None:
+        """A daemon that is ready and alive is healthy, over TCP and over a Unix socket."""
+        self.assertEqual(self.good("health"), "ready\n")
+        self.assertEqual(self.good("health", "--live"), "alive\n")
+        self.assertEqual(self.good("health", "--control", "unix:/run/control.sock"), "ready\n")
+        self.assertEqual(json.loads(self.good("health", "--json")), {"status": "ready"})
+
+    def test_not_ready(self) -> None:
+        """While it drains it is not ready, for the reason that is printed, but it is alive."""
+        self.daemon.connect("/topics/news")
+        self.daemon.begin_stop()
+        self.assertEqual(self.bad("health"), "not ready: draining (503)")
+        self.assertEqual(self.good("health", "--live"), "alive\n")
+
+    def test_page(self) -> None:
+        """With --url, it gets a page instead: any answer of 2xx will do."""
+        self.network.daemon = self.start(
+            {"/": lambda request: "home", "/test": lambda request: "x"}
+        )
+        self.assertEqual(self.good("health", "--url", "http://127.0.0.1:8080"), "served\n")
+        self.assertIn(b"GET / HTTP/1.1", self.network.sent[-1])
+        self.good("--url", "http://127.0.0.1:8080/test/?a=b", "health")
+        self.assertIn(b"GET /test/?a=b HTTP/1.1", self.network.sent[-1])
+        for url in ("http://127.0.0.1:8080/none/", "unix:/run/control.sock"):
+            self.assertIn("(404)", self.bad("health", "--url", url))
+        self.assertIn("the URL must be like", self.bad("health", "--url", "127.0.0.1"))
+
+    def test_unreachable(self) -> None:
+        """Without an answer it is not healthy; the line names the option for the address."""
+        self.network.daemon = None
+        self.assertIn("set with --control or PUSHD_CONTROL_URL", self.bad("health"))
+        line = self.bad("health", "--url", "http://h:1/")
+        self.assertTrue(line.endswith("Its address is set with --url"), line)
+
+    def test_timeout(self) -> None:
+        """The time-out is 5 s, or that of --timeout, which has bounds."""
+        self.good("health")
+        self.assertEqual(self.network.timeout, 5)
+        self.good("health", "--timeout", "0.5")
+        self.assertEqual(self.network.timeout, 0.5)
+        for seconds in ("0", "601", "nan"):
+            line = self.bad("health", "--timeout", seconds)
+            self.assertEqual(
+                line, f"--timeout {seconds}: must be a number of seconds above 0, up to 600"
+            )
+
+
 class RevokeTests(CommandTestCase):
     """``pushdctl revoke``."""
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import ssl
+import tempfile
 from http.client import HTTPConnection, HTTPSConnection
+from socket import AF_UNIX, SOCK_STREAM, socket
 
 from pushd.client import Refused, Unreachable, connect
 from tests.client.test_client import CONTROL, PUBLIC, ClientTestCase
@@ -39,6 +42,35 @@ class UrlTests(ClientTestCase):
                 self.client(url)
             line = f"the URL must be like http://127.0.0.1:8081; got {url!r}"
             self.assertTrue(str(caught.exception).startswith(line), caught.exception)
+
+    def test_unix(self) -> None:
+        """The URL of a Unix socket is unix: and its path, with or without slashes before it."""
+        for url in ("unix:/run/control.sock", "unix:///run/control.sock"):
+            self.assertEqual(self.client(url).topics()["topics"], [])
+            self.assertEqual(self.network.addresses.pop(), "unix:///run/control.sock:None")
+        for url in ("unix:", "unix:control.sock"):
+            self.assertRaises(ValueError, self.client, url)
+
+    def test_unix_socket(self) -> None:
+        """Requests over a Unix socket are for the Host localhost, which the control port serves."""
+        folder = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, folder)
+        path = f"{folder}/control.sock"
+        connection = connect("unix", path, None, 60)
+        self.assertRaises(FileNotFoundError, connection.request, "GET", "/readyz")
+        connection.close()
+        with socket(AF_UNIX, SOCK_STREAM) as listening:
+            listening.bind(path)
+            listening.listen()
+            connection.request("GET", "/readyz")
+            accepted, _ = listening.accept()
+            with accepted:
+                accepted.settimeout(60)
+                received = accepted.recv(65536)
+                accepted.sendall(_OK + b"{}")
+            self.assertEqual(connection.getresponse().read(), b"{}")
+            connection.close()
+        self.assertTrue(received.startswith(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n"))
 
     def test_connections(self) -> None:
         """Connections are made with the standard library."""
@@ -103,6 +135,9 @@ class ResponseTests(ClientTestCase):
             ("400 Bad", b'{"error": "no"}', "no (400)"),
             ("400 Bad", b"[1]", "[1] (400)"),
             ("404 Not Found", b'"x"', '"x" (404)'),
+            ("404 Not Found", b'"status"', '"status" (404)'),
+            ("503 X", b'{"status": "not ready", "reason": "gone"}', "not ready: gone (503)"),
+            ("503 X", b'{"status": 1}', '{"status": 1} (503)'),
         ):
             self.assertEqual(str(self.refusal(head, body)), line)
 

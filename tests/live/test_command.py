@@ -204,6 +204,19 @@ def test_no_daemon(tmp_path: Path, start: Callable[..., Shell]) -> None:
         assert "Connection refused; is the daemon running? Its address is set with --" in line, line
 
 
+def test_health(tmp_path: Path, start: Callable[..., Shell]) -> None:
+    """``health`` asks over a Unix socket; when the daemon has ended, it fails with one line."""
+    shell = start("--control", f"unix:{tmp_path}/control.sock")
+    url = f"unix:{tmp_path}/control.sock"
+    assert shell.run(f"pushdctl health --control {url}") == "ready\n"
+    assert shell.run(f"PUSHD_CONTROL_URL={url} pushdctl health --live") == "alive\n"
+    assert "subscribers: 0" in shell.run(f"pushdctl publish news x --control {url}")
+    shell.daemon.stop()
+    line = shell.run(f"pushdctl health --control {url}", 1)
+    assert line.startswith(f"pushd: {url} does not respond: No such file"), line
+    assert line.count("\n") == 1, line
+
+
 def test_module(start: Callable[..., Shell]) -> None:
     """``python -m pushd`` and ``pushd`` are the same program as ``pushdctl``."""
     shell = start()
@@ -218,12 +231,17 @@ def test_command_document(start: Callable[..., Shell], tail: Callable[..., Tail]
     (shell.folder / "cat.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     listening = tail(shell, "news")
     listening.wait_for(listening.errors, "subscribed")
-    commands, asked = blocks("command.md", "sh")
-    (answer,) = blocks("command.md", "text")
+    commands, checks, loads, asked = blocks("command.md", "sh")
+    (*_, answer) = blocks("command.md", "text")
     output = shell.run(commands)
     listening.wait_for(listening.printed, r"\tit is noon$")
     listening.wait_for(listening.printed, r"\ttick$", 10)
     listening.wait_for(listening.errors, "reconnecting in")
+    checks = checks.replace("http://127.0.0.1:8080", shell.public)
+    assert shell.run(checks) == "ready\nalive\nserved\n"
+    lines = shell.run(loads).splitlines()
+    assert "1000 in " in lines[1]
+    assert json.loads(lines[4])["deliveries"] == 1000
     assert "images/7" in output
     assert "/topics/news" in output
     listening.wait_for(listening.errors, "subscribed", 2)

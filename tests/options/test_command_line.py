@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import io
 import os
 import sys
+import tempfile
 import tomllib
+from typing import Any, NoReturn
 
 from pushd import __version__
 from pushd.access.limits import Limits
@@ -104,7 +107,7 @@ class CommandLineTests(OptionsTestCase):
         for option in OPTIONS:
             (group,) = [one for one in groups if one.startswith(f"{option.group}:")]
             self.assertIn(f"\n  --{option.name} {option.metavar}", group)
-        for name in ("config FILE", "check", "print-config", "version", "help"):
+        for name in ("config FILE", "reload", "check", "print-config", "version", "help"):
             self.assertIn(f"\n  --{name} ", last)
         words = " ".join(said.split())
         self.assertNotIn("[default: ]", words)
@@ -128,6 +131,92 @@ class CommandLineTests(OptionsTestCase):
     def test_version(self) -> None:
         """--version prints the version and exits with 0."""
         self.assertEqual(self.run_and_exit("--version"), (f"pushd {__version__}\n", 0))
+
+
+class ReloadTests(OptionsTestCase):
+    """``--reload``."""
+
+    def setUp(self) -> None:
+        """Replace what waits, what replaces the process, and where temporary files are."""
+        super().setUp()
+        self.patch(tempfile, "tempdir", str(self.folder))
+        self.patch(atexit, "register", lambda *args, **options: self.events.append("at exit"))
+        self.events: list[str] = []
+        self.environ: dict[str, str] = {}
+        self.executed: list[Any] = []
+
+    def execute(self, *args: Any) -> NoReturn:
+        """Record what takes the place of this process."""
+        self.executed += args
+        raise SystemExit(0)
+
+    def parse(self, *args: str, parent: dict[str, object] | None = None) -> Options:
+        """Parse a command line with --reload, below the options of twistd."""
+        options = Options(
+            self.environ,
+            wait_for_change=lambda files: self.events.append("waited"),
+            execute=self.execute,
+        )
+        options.parent = parent  # type: ignore[assignment] # a dict, as far as it is used
+        with contextlib.redirect_stderr(io.StringIO()) as self.stderr:
+            options.parseOptions(["--reload", *args])
+        return options
+
+    def exit(self, *args: str, parent: dict[str, object] | None = None) -> object:
+        """Parse one that ends the process, and return the exit code or the line."""
+        with self.assertRaises(SystemExit) as raised:
+            self.parse(*args, parent=parent)
+        return raised.exception.code
+
+    def test_command(self) -> None:
+        """The command of this process is noted, and so is the file with its pid."""
+        twistd = {"nodaemon": True, "pidfile": "x.pid"}
+        command = self.parse(parent=twistd).command
+        assert command is not None
+        self.assertEqual(command.arguments, [sys.executable, *sys.orig_argv[1:]])
+        self.assertEqual((command.folder, command.pidfile), (os.getcwd(), "x.pid"))
+        self.assertIsNone(Options({}).command)
+
+    def test_state(self) -> None:
+        """Topics outlive the restarts in a directory that is removed at the end, unless given."""
+        options = self.parse()
+        assert options.command is not None
+        state = options.settings.state
+        assert state is not None
+        self.assertTrue(state.name.startswith("pushd-reload-"))
+        self.environ = dict(options.command.environ)
+        self.assertEqual(self.environ, {"PUSHD_STATE": str(state)})
+        self.assertEqual(self.parse().settings.state, state)
+        self.assertEqual(self.events, ["at exit", "at exit"])
+        self.environ = {}
+        self.assertEqual(self.parse("--state", "mine").settings.state, self.folder / "mine")
+        self.assertIsNone(self.parse("--broker", "redis://localhost").settings.state)
+
+    def test_mistake_in_code(self) -> None:
+        """With a mistake in the code it waits for a change, and the process begins anew."""
+        (self.folder / "broken.py").write_text("x = = 1\n")
+        for args in (("--views", "broken:views"), ("--wsgi", "absent:application")):
+            self.assertEqual(self.exit(*args), 0)
+            lines = self.stderr.getvalue().splitlines()
+            self.assertEqual(len(lines), 2, lines)
+            self.assertTrue(lines[0].startswith(f"pushd: {' '.join(args)}: "), lines)
+            self.assertEqual(lines[1], "pushd: waiting for a change of the code")
+            self.assertEqual(self.executed[0], sys.executable)
+        self.assertEqual([one for one in self.events if one == "waited"], ["waited"] * 2)
+
+    def test_other_mistakes(self) -> None:
+        """Other mistakes, and --check, end the process as without it."""
+        (self.folder / "broken.py").write_text("x = = 1\n")
+        self.assertIn("--threads 0", str(self.exit("--threads", "0")))
+        self.assertIn("invalid syntax", str(self.exit("--check", "--views", "broken:views")))
+        self.assertNotIn("waited", self.events)
+
+    def test_refused(self) -> None:
+        """It is refused in the background, unless that is for debugging, and under systemd."""
+        self.assertIn("--reload: is for", str(self.exit(parent={"nodaemon": False})))
+        self.parse(parent={"nodaemon": False, "debug": True})
+        self.environ = {"NOTIFY_SOCKET": "/run/systemd/notify"}
+        self.assertIn("systemd", str(self.exit()))
 
 
 class ApplicationTests(OptionsTestCase):

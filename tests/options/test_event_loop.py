@@ -14,9 +14,20 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.options import event_loop
 from pushd.options.command_line import Options
-from pushd.options.event_loop import install_asyncio, make_loop
+from pushd.options.event_loop import install_asyncio, make_loop, name_loop
 
 _REACTOR = "twisted.internet.reactor"
+
+
+class NameTests(SynchronousTestCase):
+    def test_names(self) -> None:
+        """A loop is one of uvloop's or of asyncio's; without one, the reactor is Twisted's own."""
+        loop = asyncio.new_event_loop()
+        self.addCleanup(loop.close)
+        other: Any = type("Loop", (), {"__module__": "uvloop"})()
+        self.assertEqual(
+            [name_loop(one) for one in (None, loop, other)], ["twisted", "asyncio", "uvloop"]
+        )
 
 
 class InstallTests(SynchronousTestCase):

@@ -16,7 +16,7 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
-from pushd.schedule.asyncio_task import AsyncioTask, call_on_loop, make_task
+from pushd.schedule.asyncio_task import AsyncioTask, _Translation, call_on_loop, make_task
 from pushd.schedule.coroutine import current_task
 from pushd.schedule.ticks import PushSchedule
 from tests.service.test_garbage import forget_traceback
@@ -223,6 +223,25 @@ class AwaitTests(AsyncioTaskTestCase):
             self.outcomes.clear()
         with self.assertRaisesRegex(TypeError, "a coroutine was expected, got 5"):
             make_task(self.loop, 5)  # type: ignore[arg-type]
+
+    def test_coroutine_of_task(self) -> None:
+        """A task made by a view tells about its coroutine as asyncio's own tasks do."""
+
+        async def child() -> int:
+            await asyncio.sleep(1)
+            return 1
+
+        async def view() -> int:
+            task = asyncio.create_task(child())
+            await asyncio.sleep(0)
+            self.assertIn("child() running at", repr(task))
+            self.assertEqual(task.get_stack()[0].f_code.co_name, "child")
+            task.cancel()
+            return int(await _Translation(child(), self.loop))
+
+        self.start(view())
+        self.advance(1)
+        self.assertEqual(self.outcome(), 1)
 
     def test_anyio(self) -> None:
         """Scopes and task groups of anyio work in a view, also around Deferreds."""

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -82,9 +82,11 @@ def test_conversation(tmp_path: Path, use_protobuf: bool) -> None:
             await channel.ready(_PATIENCE)
             assert (await following(joined)).info.client
             await channel.publish(encode({"text": "é"}))
-            assert decode((await following(published)).pub.data) == {"text": "é"}
-            daemon.call("publish", channel="chat:1", data=[1])
-            assert decode((await following(published)).pub.data) == [1]
+            made = (await following(published)).pub
+            assert (decode(made.data), made.info.client) == ({"text": "é"}, client.client_id)
+            daemon.call("publish", channel="chat:1", data=[1], tags={"a": "b"})
+            made = (await following(published)).pub
+            assert (decode(made.data), made.tags) == ([1], {"a": "b"})
             page = await channel.history(limit=-1, reverse=True)
             assert [decode(one.data) for one in page.publications] == [[1], {"text": "é"}]
             since = StreamPosition(offset=1, epoch=page.epoch)
@@ -141,8 +143,11 @@ def test_two_nodes(tmp_path: Path) -> None:
             await channel.subscribe()
             await following(began)
             await following(joined)
-            other.call("publish", channel="news", data=1)
-            assert (await following(published)).pub.data == 1
+            other.call("publish", channel="news", data=1, tags={"a": "b"})
+            made = (await following(published)).pub
+            assert (made.data, made.tags) == (1, {"a": "b"})
+            [kept] = (await channel.history(limit=-1)).publications
+            assert kept.tags == {"a": "b"}
             async with connected(other, use_protobuf=False) as second:
                 far = second.new_subscription("news")
                 await far.subscribe()
@@ -155,10 +160,51 @@ def test_two_nodes(tmp_path: Path) -> None:
             assert (await following(began)).recovered
             assert (await following(published)).pub.data == 2
 
+    with two_nodes(tmp_path) as nodes:
+        asyncio.run(talk(*nodes))
+
+
+def test_api_of_two_nodes(tmp_path: Path) -> None:
+    """The HTTP API of each node reaches the clients of both, and counts them."""
+
+    async def give_token() -> str:
+        return make_token(sub="ann")
+
+    async def talk(one: SdkDaemon, other: SdkDaemon) -> None:
+        options: Any = {"use_protobuf": False, "get_token": give_token}
+        async with connected(one, **options) as near, connected(other, **options) as far:
+            gone = [queue_of(client.events, "on_disconnected") for client in (near, far)]
+            channels = [client.new_subscription("news") for client in (near, far)]
+            ended = queue_of(channels[1].events, "on_unsubscribed")
+            for channel in channels:
+                await channel.subscribe()
+                await channel.ready(_PATIENCE)
+            for daemon in (one, other):
+                nodes = daemon.call("info")["nodes"]
+                assert [node["num_clients"] for node in nodes] == [1, 1]
+                assert daemon.call("channels")["channels"]["news"] == {"num_clients": 2}
+            presence = await channels[0].presence()
+            [client] = [name for name in presence.clients if name != near.client_id]
+            one.call("unsubscribe", user="ann", channel="news", client=client)
+            assert (await following(ended)).code == 2000
+            other.call("disconnect", user="ann", whitelist=[client])
+            assert (await following(gone[0])).code == 3503
+            one.call("disconnect", user="ann", client=client)
+            assert (await following(gone[1])).code == 3503
+
+    with two_nodes(tmp_path) as nodes:
+        asyncio.run(talk(*nodes))
+
+
+@contextmanager
+def two_nodes(folder: Path) -> Iterator[tuple[SdkDaemon, SdkDaemon]]:
+    """Run two daemons on one Redis."""
+    folders = [folder / name for name in ("one", "other")]
+    for path in folders:
+        path.mkdir()
     with RedisServer() as redis:
-        folders = [tmp_path / name for name in ("one", "other")]
-        for folder in folders:
-            folder.mkdir()
         broker = ("--broker", redis.url)
         with SdkDaemon(folders[0], *broker) as one, SdkDaemon(folders[1], *broker) as other:
-            asyncio.run(talk(one, other))
+            for daemon in (one, other):
+                daemon.wait_for("connected to Redis at")
+            yield one, other

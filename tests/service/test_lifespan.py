@@ -86,6 +86,21 @@ class LifespanServiceTests(EventLoopTestCase):
         with self.assertRaises(SystemExit):
             LifespanService(lifespan, self.loop).startService()
 
+    def test_stays(self) -> None:
+        """With --reload, the daemon stays without one that cannot start, until the code changes."""
+        service = LifespanService(
+            Lifespan(failing, self.loop), self.loop, public=[self], stays=True
+        )
+        self.calls = []
+        with capturedLogs() as events:
+            service.startService()
+        self.assertEqual(
+            said(events),
+            ["the application did not start: no database; waiting for a change of the code"],
+        )
+        self.assertEqual(self.calls, ["hold"])
+        self.assertEqual(service.fault(), "the application did not start")
+
     def test_interrupted(self) -> None:
         """A signal ends the wait: the start is cancelled, and no request is accepted."""
         ended: list[str] = []

@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from pushd import __version__
 from pushd.schedule.ticks import PushSchedule
 from pushd.service.metrics import LagMeter
 from pushd.testing import Daemon
@@ -243,6 +244,19 @@ class MetricsCollectorTests(SynchronousTestCase):
         self.assertEqual(read(self.daemon)["pushd_timers"], before + 2)
 
 
+class BuildTests(SynchronousTestCase):
+    def test_labels(self) -> None:
+        """One series has the versions and the event loop in its labels."""
+        for loop in ("twisted", "asyncio"):
+            with Daemon(loop=loop) as daemon:
+                answer = daemon.request("GET", "/metrics", control=True)
+            assert answer is not None
+            (labels,) = re.findall(r"(?m)^pushd_build_info\{(.*)\} 1\.0$", answer.text)
+            found = dict(re.findall(r'(\w+)="([^"]+)"', labels))
+            self.assertEqual(found.keys(), {"version", "python", "twisted", "loop"})
+            self.assertEqual((found["version"], found["loop"]), (__version__, loop))
+
+
 class DocumentationTests(SynchronousTestCase):
     """deploy/grafana-pushd.json and docs/monitoring.md."""
 
@@ -280,7 +294,10 @@ class DocumentationTests(SynchronousTestCase):
             if family.type == "histogram":
                 self.assertTrue(family.name.endswith("_seconds"), family.name)
             labels = {label for sample in family.samples for label in sample.labels}
-            self.assertLessEqual(labels, {"reason", "code", "transport", "state", "kind", "le"})
+            few = {"reason", "code", "transport", "state", "kind", "le"}
+        # Of the one series about what runs.
+        few |= {"version", "python", "twisted", "loop"}
+        self.assertLessEqual(labels, few)
 
 
 def _values(tree: Any, key: str) -> list[str]:

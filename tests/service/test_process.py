@@ -96,6 +96,17 @@ class SignalsTests(SynchronousTestCase):
             self.assertRegex(line, f"^{name}: shutting down; a second signal closes all")
             self.assertEqual(self.events, ["stop"])
 
+    def test_stop_without_a_signal(self) -> None:
+        """A signal during a stop that has another reason counts as the second."""
+        signals = self.make()
+        signals.startService()
+        for call in self.reactor.started:
+            call()
+        signals.stop()
+        self.assertEqual(self.events, ["stop"])
+        self.send(signal.SIGINT)
+        self.assertEqual(self.events, ["stop", "cut"])
+
     def test_while_starting(self) -> None:
         """A signal before the reactor runs ends what the start waits for, then the reactor."""
         self.start()

@@ -23,6 +23,7 @@ from pushd import service as face
 from pushd.options.command_line import Options
 from pushd.protocols.fast_paths import FAST_PATHS
 from pushd.service.broker_wait import BrokerWait
+from pushd.service.code_reload import CodeReload
 from pushd.service.event_loop import EventLoopService
 from pushd.service.garbage import GarbageService
 from pushd.service.process import Signals
@@ -70,6 +71,13 @@ class MakeServiceTests(SynchronousTestCase):
         self.assertEqual(reactor.events, ["opened 1"])
         self.successResultOf(service.stopService())
         self.assertEqual(reactor.events, ["opened 1", "closed 1"])
+
+    def test_code_reload(self) -> None:
+        """With --reload the code is watched, until the daemon stops."""
+        for args, watched in ((("--reload",), 1), ((), 0)):
+            _, _, service = self.make("--control", "none", "--listen", "tcp:1", *args)
+            found = [one for one in service if isinstance(one, CodeReload)]
+            self.assertEqual(len(found), watched)
 
     def test_reload(self) -> None:
         """SIGHUP reloads the configuration file, and systemd is notified."""

@@ -107,7 +107,10 @@ def read_fields(message: Any) -> dict[str, Any]:
         if field.message_type is None:
             fields[field.name] = value
         elif field.message_type.GetOptions().map_entry:
-            fields[field.name] = {key: read_fields(one) for key, one in value.items()}
+            is_text = field.message_type.fields_by_name["value"].message_type is None
+            fields[field.name] = {
+                key: one if is_text else read_fields(one) for key, one in value.items()
+            }
         elif hasattr(value, "add"):
             fields[field.name] = [read_fields(one) for one in value]
         else:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from http.client import HTTPConnection
+from selectors import EVENT_READ, BaseSelector, SelectorKey
+from ssl import SSLWantReadError
 from typing import Any
 
 from pushd.testing import Daemon, RawConnection
@@ -33,6 +35,14 @@ class FakeNetwork:
         self.connections: list[RawConnection] = []
         #: Seconds that clients have paused for.
         self.pauses: list[float] = []
+        #: The bytes that TLS decrypts at once; None without TLS.
+        self.record: int | None = None
+        #: The most bytes that arrive at once; None for no limit.
+        self.piece: int | None = None
+        #: Whether connections are reset.
+        self.reset = False
+        #: How many reads find that no record of TLS has arrived completely.
+        self.incomplete = 0
         #: The timeout of the last connection, in seconds.
         self.timeout = 0.0
 
@@ -40,11 +50,50 @@ class FakeNetwork:
         """Make a connection, as ``pushd.client.connect`` does."""
         self.addresses.append(f"{scheme}://{host}:{port}")
         self.timeout = timeout
+        if scheme == "unix":
+            # The control port, as if it was on a Unix socket.
+            return _FakeConnection(self, "localhost", 8081, timeout)
         return _FakeConnection(self, host, port, timeout)
 
     def pause(self, seconds: float) -> None:
         """Record a pause instead of waiting."""
         self.pauses.append(seconds)
+
+
+class FakeSelector(BaseSelector):
+    """Selects fake sockets; when none has input, time passes."""
+
+    def __init__(self, advance: Callable[[float], object]) -> None:
+        self._keys: dict[Any, SelectorKey] = {}
+        self._advance = advance
+        #: How many sockets are watched for input, those that were registered last.
+        self.watched: int | None = None
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
+        """Watch a socket."""
+        self._keys[fileobj] = SelectorKey(fileobj, 0, events, data)
+        return self._keys[fileobj]
+
+    def unregister(self, fileobj: Any) -> SelectorKey:
+        """Watch a socket no more."""
+        return self._keys.pop(fileobj)
+
+    def close(self) -> None:
+        """Watch no socket any more."""
+        self._keys.clear()
+
+    def get_map(self) -> dict[Any, SelectorKey]:
+        """Return all sockets."""
+        return self._keys
+
+    def select(self, timeout: float | None = None) -> list[tuple[SelectorKey, int]]:
+        """Return the sockets that have input; without any, let the time pass."""
+        watched = list(self._keys.values())[-(self.watched or len(self._keys)) :]
+        ready = [(key, EVENT_READ) for key in watched if key.fileobj.has_input()]  # type: ignore[union-attr] # a fake socket
+        if not ready:
+            assert timeout is not None
+            self._advance(timeout)
+        return ready
 
 
 class _FakeConnection(HTTPConnection):
@@ -91,6 +140,8 @@ class _FakeSocket:
         self._network = network
         self._connection = connection
         self._users = 1
+        self._position = 0
+        self._blocking = True
 
     def sendall(self, data: Any) -> None:
         """Send data to the daemon, and record it."""
@@ -100,7 +151,41 @@ class _FakeSocket:
     def makefile(self, mode: str) -> io.BufferedReader:
         """Return what the daemon sends as a file."""
         self._users += 1
-        return io.BufferedReader(_FakeSocketFile(self._network, self._connection, self.close))
+        return io.BufferedReader(_FakeSocketFile(self.read, self.close))
+
+    def setblocking(self, blocking: bool) -> None:
+        """Let ``recv`` wait, or raise BlockingIOError."""
+        self._blocking = blocking
+
+    def has_input(self) -> bool:
+        """Whether ``recv`` would not have to wait."""
+        return self._unread() > 0 or self._connection.closed
+
+    def _unread(self) -> int:
+        return len(self._connection.received) - self._position
+
+    def recv(self, size: int) -> bytes:
+        """Return what the daemon has sent."""
+        if not self._blocking and self._network.incomplete:
+            self._network.incomplete -= 1
+            raise SSLWantReadError
+        if self._network.reset:
+            raise ConnectionResetError(104, "Connection reset by peer")
+        return self.read(self._network.record or self._network.piece or size)
+
+    def pending(self) -> int:
+        """Return how many bytes TLS has decrypted that were not read."""
+        return 0 if self._network.record is None else self._unread()
+
+    def read(self, size: int) -> bytes:
+        """Return what the daemon has sent; wait for it as the network does."""
+        while not self.has_input():
+            if not self._network.steps:
+                raise TimeoutError("timed out")
+            self._network.steps.pop(0)()
+        data = self._connection.received[self._position :][:size]
+        self._position += len(data)
+        return data
 
     def close(self) -> None:
         """Close the connection when the socket and its files are closed."""
@@ -110,26 +195,17 @@ class _FakeSocket:
 
 
 class _FakeSocketFile(io.RawIOBase):
-    def __init__(
-        self, network: FakeNetwork, connection: RawConnection, closed: Callable[[], None]
-    ) -> None:
+    def __init__(self, read: Callable[[int], bytes], closed: Callable[[], None]) -> None:
         super().__init__()
-        self._network = network
-        self._connection = connection
+        self._read = read
         self._closed = closed
-        self._position = 0
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        while len(self._connection.received) == self._position and not self._connection.closed:
-            if not self._network.steps:
-                raise TimeoutError("timed out")
-            self._network.steps.pop(0)()
-        data = self._connection.received[self._position :][: len(buffer)]
+        data = self._read(len(buffer))
         buffer[: len(data)] = data
-        self._position += len(data)
         return len(data)
 
     def close(self) -> None:

@@ -19,7 +19,7 @@ class FakePresenceData:
     :param publish: sends a message on a channel.
     """
 
-    def __init__(self, clock: Any, publish: Callable[[bytes, bytes], None]) -> None:
+    def __init__(self, clock: Any, publish: Callable[[bytes, bytes], object]) -> None:
         self._clock = clock
         self._publish = publish
         #: Until when each node lives.

@@ -112,10 +112,15 @@ class FakeRedis:
         self.answer()
 
     def publish(
-        self, topic: str, data: str | bytes, event: str | None = None, is_json: bool = False
+        self,
+        topic: str,
+        data: str | bytes,
+        event: str | None = None,
+        is_json: bool = False,
+        metadata: str | None = None,
     ) -> Id:
         """Publish as another node."""
-        publication = self.history.add(topic, data, event, is_json)
+        publication = self.history.add(topic, data, event, is_json, metadata)
         if not self.silent:
             self.send(publication)
         return publication.id
@@ -123,16 +128,23 @@ class FakeRedis:
     def send(self, publication: Publication) -> None:
         """Send a publication to all sessions that are subscribed to its channel."""
         channel = NAMES.channel(publication.topic)
-        kind, data = encode(publication.data, publication.event, publication.is_json)
+        kind, data = encode(
+            publication.data, publication.event, publication.is_json, publication.metadata
+        )
         self.send_message(
             channel, f"{publication.id} {publication.sequence} {kind}".encode() + data
         )
 
-    def send_message(self, channel: bytes, message: bytes) -> None:
-        """Send a message to all sessions that are subscribed to a channel."""
-        for session in self.sessions:
-            if session.open and channel in (*session.channels, NAMES.revocation_channel):
-                session.on_message(channel, message)
+    def send_message(self, channel: bytes, message: bytes) -> int:
+        """Send a message to all sessions that are subscribed to a channel; return how many."""
+        sessions = [
+            session
+            for session in self.sessions
+            if session.open and channel in (*session.channels, NAMES.revocation_channel)
+        ]
+        for session in sessions:
+            session.on_message(channel, message)
+        return len(sessions)
 
 
 class FakeSession:
@@ -197,12 +209,16 @@ class FakeSession:
         return self.run_script(PUBLISH, keys, args)
 
     def run(self, *args: Any) -> Deferred[Any]:
-        """Run SCAN, which takes two calls, ZRANGE of the schedules, or DEL of a history."""
+        """Run a command: SCAN takes two calls, ZRANGE is of schedules, DEL of a history."""
         self.redis.asked.append(str(args[0]))
         if self.redis.refusal is not None:
             return self.redis.reply(RedisError(self.redis.refusal))
         if args[0] == "ZRANGE":
             return self.redis.reply([id.encode() for id in self.redis.schedules.schedules])
+        if args[0] == "PUBLISH":
+            _, channel, message = args
+            sent = message if isinstance(message, bytes) else message.encode()
+            return self.redis.reply(self.redis.send_message(channel, sent))
         if args[0] == "DEL":
             self.redis.history.forget(str(args[1]).partition("{")[2].partition("}")[0])
             return self.redis.reply(1)
@@ -248,7 +264,7 @@ class FakeSession:
         replay = self.redis.history.replay(NAMES.read_topic(keys[0].encode()), after, limit)
         entries = []
         for one in replay.publications:
-            kind, data = encode(one.data, one.event, one.is_json)
+            kind, data = encode(one.data, one.event, one.is_json, one.metadata)
             entry = [f"{one.id.offset}-1".encode(), kind.encode(), data, b"%d" % one.sequence]
             entries.append(entry)
         return [

@@ -20,7 +20,7 @@ class FakeRevocationData:
     :param publish: sends a message on a channel.
     """
 
-    def __init__(self, publish: Callable[[bytes, bytes], None]) -> None:
+    def __init__(self, publish: Callable[[bytes, bytes], object]) -> None:
         self._publish = publish
         self.entries: list[tuple[bytes, list[bytes]]] = []
         #: The error of each script, if they are to fail.

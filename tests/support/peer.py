@@ -188,7 +188,8 @@ class Peer(Protocol):
     def settle(self) -> None:
         """Let everything that was sent arrive."""
         for _ in range(3):
-            self._network.run()
+            # What reads it is called by asyncio's event loop, if the daemon runs on one.
+            self._daemon._call_in_loop(self._network.run)
             self._daemon.settle()
 
     def dataReceived(self, data: bytes) -> None:

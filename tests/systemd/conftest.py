@@ -12,8 +12,13 @@ import pytest
 from tests.support.certificate import write_certificate
 from tests.support.fences import find_fences
 from tests.support.keyring import SECRET
-from tests.systemd.__main__ import MARKER, ROOT, commands
-from tests.systemd.unit import PUSHD, Unit, run, wait_until
+from tests.support.systemd_hooks import pytest_sessionstart, pytest_terminal_summary
+from tests.support.systemd_machine import ROOT
+from tests.support.systemd_unit import PUSHD, Unit, run, wait_until
+from tests.systemd.__main__ import commands
+
+# Hooks of pytest.
+__all__ = ["pytest_sessionstart", "pytest_terminal_summary"]
 
 # The configuration of these tests.
 CONFIG = """\
@@ -26,22 +31,6 @@ ENVIRONMENT = "PUSHD_DRAIN=1\n"
 
 # Also for the sake of the tests: the unit's own watchdog takes 20 seconds.
 WATCHDOG = "[Service]\nWatchdogSec=4\n"
-
-
-def pytest_sessionstart() -> None:
-    """Refuse to run elsewhere: these tests would install units, and stop those of the machine."""
-    if not MARKER.exists():
-        raise pytest.UsageError("these tests run under a systemd of their own: make systemd")
-
-
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, exitstatus: int | pytest.ExitCode
-) -> None:
-    """After a failure, show the end of the journal."""
-    if exitstatus:
-        journal = run("journalctl", "--no-pager", "--output=short-precise", check=False).stdout
-        lines = [line for line in journal.splitlines() if '"event": "request"' not in line]
-        terminalreporter.write_line("\n".join(lines[-200:]))
 
 
 def block(document: str, heading: str, language: str) -> str:

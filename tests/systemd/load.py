@@ -5,7 +5,7 @@ from __future__ import annotations
 from threading import Event, Thread
 from types import TracebackType
 
-from tests.systemd.unit import CONTROL, PUBLIC, Unit, fetch, wait_until
+from tests.support.systemd_unit import CONTROL, PUBLIC, Unit, fetch, wait_until
 
 # Clients at each port.
 _CLIENTS = 4

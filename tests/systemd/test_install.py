@@ -6,9 +6,9 @@ import json
 import re
 from pathlib import Path
 
+from tests.support.systemd_unit import CONTROL, PUBLIC, Unit, fetch, run
 from tests.systemd.__main__ import DOCUMENT
 from tests.systemd.load import restart_under_load
-from tests.systemd.unit import CONTROL, PUBLIC, Unit, fetch, run
 
 
 def test_enabled(installed: Unit) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.systemd.__main__ import ROOT
-from tests.systemd.unit import PUBLIC, Unit, fetch
+from tests.support.systemd_machine import ROOT
+from tests.support.systemd_unit import PUBLIC, Unit, fetch
 
 _UNIT = (ROOT / "deploy/systemd/pushd.service").read_text()
 

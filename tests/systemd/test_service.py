@@ -13,9 +13,9 @@ from time import monotonic, time
 from tests.live.raw_client import TIMEOUT, RawClient, frame, request, trusting
 from tests.support.frame_heads import TEXT
 from tests.support.keyring import SECRET, token
+from tests.support.systemd_unit import CONTROL, PUBLIC, Unit, fetch, run, wait_until
 from tests.systemd.conftest import CONFIG, deploy, renew
 from tests.systemd.load import restart_under_load
-from tests.systemd.unit import CONTROL, PUBLIC, Unit, fetch, run, wait_until
 
 TLS = "https://127.0.0.1:443/"
 

@@ -11,8 +11,9 @@ import pytest
 
 from tests.live.raw_client import RawClient
 from tests.support.fences import find_fences
-from tests.systemd.__main__ import DOCUMENT, ROOT
-from tests.systemd.unit import PUBLIC, Unit, fetch, run, wait_until
+from tests.support.systemd_machine import ROOT
+from tests.support.systemd_unit import PUBLIC, Unit, fetch, run, wait_until
+from tests.systemd.__main__ import DOCUMENT
 
 INSTANCES = [Unit("pushd@8081.service"), Unit("pushd@8082.service")]
 

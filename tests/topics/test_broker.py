@@ -124,6 +124,21 @@ class MemoryBrokerTests(SynchronousTestCase):
         self.successResultOf(done)
         self.assertEqual(len(self.delivered), 6)
 
+    def test_unheard(self) -> None:
+        """Of many for a topic without subscribers, only those are made that are kept."""
+        drafts = [Draft("t", f"{number}") for number in range(150)]
+        keyed = [Draft("u", "x", f"k{number}") for number in range(150)]
+        ids = self.successResultOf(self.broker.publish_all([*drafts, *keyed]))
+        expected = [*(f"e1:{n}" for n in range(1, 151)), *(f"e2:{n}" for n in range(1, 151))]
+        self.assertEqual([str(id) for id in ids], expected)
+        self.assertEqual(self.broker.published, 300)
+        made = [one.data for one in self.delivered if one.topic == "t"]
+        self.assertEqual(made, [f"{number}" for number in range(50, 150)])
+        self.assertEqual(len(self.delivered), 250)
+        self.broker.follow("t")
+        self.successResultOf(self.broker.publish_all(drafts))
+        self.assertEqual(len(self.delivered), 400)
+
 
 class SingleNodeCluster:
     """A cluster of one node, with a fake clock."""

@@ -204,6 +204,39 @@ class LocateTests(HistoryTestCase):
         self.assertEqual(self.locate("v"), [None, None, "e3:0", "e3:1", None])
 
 
+class PassOverTests(HistoryTestCase):
+    """Publications that nobody would ever get."""
+
+    def test_unheard(self) -> None:
+        """Of many at once, only those are made that are kept; the others have ids as well."""
+        self.keep(size=2)
+        self.history.add("t", "before")
+        self.history.add("u", "other")
+        ids = self.history.pass_over("t", 5)
+        self.assertEqual([str(id) for id in ids], ["e1:2", "e1:3", "e1:4"])
+        self.assertEqual(self.history.describe("t"), (Id("e1", 4), 0))
+        for data in ("a", "b"):
+            self.history.add("t", data)
+        self.assertEqual(self.replay("t", "e1:4"), ["a", "b"])
+        self.assertIsNone(self.replay("t", "e1:3"))
+        # Of all topics there were seven.
+        self.assertEqual(self.history.newest("t"), 7)
+        self.assertIsNone(self.history.locate("t", 4))
+        self.assertEqual(self.history.locate("t", 5), Id("e1", 4))
+
+    def test_none(self) -> None:
+        """All are made if there are few, if there are subscribers, or if changes are recorded."""
+        self.keep(Rule(match="none", history_size=0), size=2)
+        self.assertEqual(self.history.pass_over("few", 2), [])
+        self.assertEqual(self.history.pass_over("none", 5), [])
+        self.history.hold("heard")
+        self.assertEqual(self.history.pass_over("heard", 5), [])
+        self.history.add("recorded", "a")
+        recorder: Any = object()
+        self.history.recorder = recorder
+        self.assertEqual(self.history.pass_over("recorded", 5), [])
+
+
 class LimitTests(HistoryTestCase):
     """Limits on what is kept."""
 
@@ -253,6 +286,13 @@ class LimitTests(HistoryTestCase):
         """Text counts by the memory it takes, not by its characters."""
         self.history.add("t", "😀" * 1000)
         self.assertGreater(self.history.bytes, 4000)
+
+    def test_bytes_of_metadata(self) -> None:
+        """Metadata count as well."""
+        self.history.add("a", "x")
+        plain = self.history.bytes
+        self.history.add("a", "x", metadata="m" * 100)
+        self.assertEqual(self.history.bytes, 2 * plain + 100)
 
     def test_bytes_of_text_that_grows(self) -> None:
         """Text that grows while it is kept leaves nothing in the count when it expires."""
@@ -720,6 +760,7 @@ class RuleProperties(HistoryTestCase):
             st.sampled_from([0.5, 1, 4, 10, 30]),
             st.lists(rule, max_size=3),
             st.integers(1000, 5000),
+            st.tuples(st.sampled_from(["a", "b", "c"]), st.integers(2, 5)),
         )
 
         @NO_DEADLINE
@@ -739,8 +780,17 @@ class RuleProperties(HistoryTestCase):
         check()
 
     def take(self, step: Any) -> None:
-        """Publish, let time pass, reload, or trim."""
-        if isinstance(step, str):
+        """Publish one or several, let time pass, reload, or trim."""
+        if isinstance(step, tuple):
+            topic, count = step
+            last = self.history.describe(topic)[0]
+            passed = len(self.history.pass_over(topic, count))
+            for _ in range(count - passed):
+                self.take(topic)
+            id = self.history.describe(topic)[0]
+            if last is not None and id is not None and last.epoch == id.epoch:
+                self.assertEqual(id.offset, last.offset + count)
+        elif isinstance(step, str):
             self.history.add(step, step)
             rule = self.rules.find(step)
             limit = 2 if rule.history_size is None else rule.history_size

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.topics.publication import Id, Publication, check_event, check_topic
+from pushd.topics.publication import Id, Publication, check_event, check_metadata, check_topic
 
 
 class TopicNameTests(SynchronousTestCase):
@@ -39,6 +39,28 @@ class TopicNameTests(SynchronousTestCase):
         for name in (".", "..", "./a", "../a", "a/.", "a/..", "a/./b", "a/../b", "a/b/.."):
             error = self.assertRaises(ValueError, check_topic, name)
             self.assertIn("must not have . or .. as a segment", str(error))
+
+
+class MetadataTests(SynchronousTestCase):
+    """What SDKs of Centrifugo get beside the data."""
+
+    def test_valid(self) -> None:
+        """They may have the client that published, and tags."""
+        for text in (
+            "{}",
+            '{"info": {"user": "", "client": "c", "conn_info": [1, null]}}',
+            '{"tags": {"a": "\\u00e9"}}',
+        ):
+            self.assertEqual(check_metadata(text), text)
+
+    def test_invalid(self) -> None:
+        """All else raises ValueError."""
+        for text in (
+            *("", "{", "1", "[]", '{"a":"é"}', "{\n}", '{"info": null}', '{"info": {}}'),
+            *('{"info": {"user": "a", "client": 1}}', '{"tags": []}', '{"tags": {"a": 1}}'),
+            *('{"tags": {"a": "\\ud800"}}', '{"x": NaN}'),
+        ):
+            self.assertRaises(ValueError, check_metadata, text)
 
 
 class EventNameTests(SynchronousTestCase):

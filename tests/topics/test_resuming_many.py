@@ -113,10 +113,15 @@ class LoggedHistory(History):
         self.log = Log()
 
     def add(
-        self, name: str, data: str | bytes, event: str | None = None, is_json: bool = False
+        self,
+        name: str,
+        data: str | bytes,
+        event: str | None = None,
+        is_json: bool = False,
+        metadata: str | None = None,
     ) -> Publication:
         """Publish, and log that."""
-        publication = super().add(name, data, event, is_json)
+        publication = super().add(name, data, event, is_json, metadata)
         self.log.add(publication)
         return publication
 

@@ -272,10 +272,6 @@ class FailureTests(AuthorizerTestCase):
 class AsyncioTests(AuthorizerTestCase):
     """An authorizer may await what is asyncio's, with ``--loop asyncio``."""
 
-    async def may(self, request: Request, action: str, topic: str) -> Any:
-        """Answer later, from a child task."""
-        return await asyncio.gather(asyncio.sleep(1, self.answer), Deferred())
-
     def test_answer(self) -> None:
         """It has ten seconds, and is cancelled then, or when the client leaves."""
         self.notes: list[str] = []
@@ -302,6 +298,11 @@ class AsyncioTests(AuthorizerTestCase):
 
     def test_without(self) -> None:
         """Without the option, the log names it."""
+
+        async def may(request: Request, action: str, topic: str) -> None:
+            await asyncio.sleep(1)
+
+        self.use(may)
         with capturedLogs() as events:
             self.assertEqual(self.ask("/topics/t").status, 500)
         [event] = self.events(events, "authorizer_failed")

@@ -835,6 +835,7 @@ class FakeConnection:
 
     subprotocols = ("chat",)
     sender = None
+    after_read: Any = None
 
     def __init__(self) -> None:
         self.sent: list[bytes] = []

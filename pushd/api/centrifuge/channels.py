@@ -23,12 +23,12 @@ from pushd.api.centrifuge.codes import (
     Unsubscription,
 )
 from pushd.api.centrifuge.dependencies import CentrifugeDependencies
+from pushd.api.centrifuge.link import Link
 from pushd.api.centrifuge.presence import JoinLeaveWatcher, changes_form, changes_form_of
 from pushd.api.centrifuge.subscriber import CentrifugeSubscriber
 from pushd.api.centrifuge.tokens import lifetime, read_subscription_token, subject_of
 from pushd.api.topic_access import Caller
 from pushd.errors import BadRequest, BadToken, CommandRefused, Denied, TokenExpired
-from pushd.protocols.websocket.socket import WebSocket
 from pushd.protocols.websocket.subscriptions import WebSocketSubscriptions
 from pushd.topics.attendance import Participant
 from pushd.topics.cursor import LOST
@@ -45,10 +45,11 @@ class Channel:
     """A channel of a client: asked for, then subscribed to.
 
     :param name: as the client knows it; ``topic`` is the topic.
+    :param channels: those that it is one of.
     """
 
     __slots__ = (
-        "_expired",
+        "_channels",
         "expires",
         "has_token",
         "identity",
@@ -58,10 +59,10 @@ class Channel:
         "watcher",
     )
 
-    def __init__(self, name: str, topic: str, expired: Callable[[Channel], object]) -> None:
+    def __init__(self, name: str, topic: str, channels: Channels) -> None:
         self.name = name
         self.topic = topic
-        self._expired = expired
+        self._channels = channels
         #: With which identity the client subscribes; None if it has none.
         self.identity: Identity | None = None
         #: Whether a token of its own permits it, and when that expires.
@@ -74,7 +75,14 @@ class Channel:
 
     def expire(self) -> None:
         """End the subscription, as the permission for it has ended."""
-        self._expired(self)
+        self._channels.expire(self)
+
+    def lost(self, keeps_up: bool) -> None:
+        """End the subscription, as it lacks a publication.
+
+        :param keeps_up: whether the client reads fast enough.
+        """
+        self._channels.lose(self, keeps_up)
 
 
 class Channels:
@@ -92,36 +100,36 @@ class Channels:
         "_client",
         "_codec",
         "_dependencies",
+        "_link",
         "_locks",
         "_send",
         "_state",
         "_subscriptions",
-        "_websocket",
         "caller",
     )
 
     def __init__(
         self,
         dependencies: CentrifugeDependencies,
-        websocket: WebSocket,
+        link: Link,
         codec: Codec,
         client: str,
         send: Callable[[Mapping[str, Any]], object],
     ) -> None:
         self._dependencies = dependencies
         self._state = dependencies.state
-        self._websocket = websocket
+        self._link = link
         self._codec = codec
         self._client = client
         self._send = send
         #: The client as its request and its token identify it.
         self.caller = Caller()
-        self._subscriptions = WebSocketSubscriptions(websocket, self._state.hub)
+        self._subscriptions = WebSocketSubscriptions(link, self._state.hub)
         # By name, those that are asked for among them.
         self._channels: dict[str, Channel] = {}
         self._locks: dict[str, DeferredLock] = {}
-        websocket.attach(self._subscriptions, self._end_matching)
-        self._state.connections.set_topics(websocket, self._channels)
+        link.attach(self._subscriptions, self._end_matching)
+        self._state.connections.set_topics(link, self._channels)
 
     def stop(self) -> None:
         """Forget all channels: the conversation is over."""
@@ -157,6 +165,15 @@ class Channels:
             return topic
         await self._dependencies.access.authorize(self.caller, action, topic)
         return topic
+
+    def info_of(self, name: str) -> dict[str, Any]:
+        """Return what others may know of the client that publishes to a channel."""
+        channel = self._channels.get(name)
+        identity = self.caller.identity if channel is None else channel.identity
+        info: dict[str, Any] = {"user": subject_of(identity), "client": self._client}
+        if identity is not None and identity.info is not None:
+            info["conn_info"] = identity.info
+        return info
 
     # Commands
 
@@ -238,15 +255,30 @@ class Channels:
 
         def began(id: Id, recovered: bool) -> None:
             if not recovered:
-                self._websocket.close_with(STATE_LOST)
+                self._link.close_with(STATE_LOST)
 
         for name, (after, _) in prepared.items():
-            if self._websocket.is_closed():
+            if self._link.is_closed():
                 return
             channel = self._channels[name]
             channel.replied = True
             subscriber = self._subscribe(channel, after, began)
             self._attend(channel, subscriber)
+
+    # What a channel calls
+
+    def expire(self, channel: Channel) -> None:
+        """End a subscription, as the permission for it has ended."""
+        self._end(channel, SUBSCRIPTION_EXPIRED)
+
+    def lose(self, channel: Channel, keeps_up: bool) -> None:
+        """End a subscription that lacks a publication, so that the client begins it anew."""
+        if not keeps_up:
+            self._link.close_with(SLOW)
+        elif channel.replied:
+            self._end(channel, INSUFFICIENT_STATE)
+        else:
+            self._forget(channel.name)
 
     # Private
 
@@ -261,6 +293,8 @@ class Channels:
             lock.release()
             if not lock.locked:
                 self._locks.pop(name, None)
+                if not self._locks:
+                    self._locks.clear()  # Without it, Python keeps room for what was in it.
 
     def _add(self, name: str, topic: str) -> Channel:
         # It may know the topic of its user by two names.
@@ -271,7 +305,7 @@ class Channels:
         if len(self._channels) >= most:
             line = f"a connection may have {most} channels at most (--max-topics)"
             raise CommandRefused(ErrorCode.LIMIT_EXCEEDED, line)
-        channel = self._channels[name] = Channel(name, topic, self._expire)
+        channel = self._channels[name] = Channel(name, topic, self)
         return channel
 
     async def _permit(self, channel: Channel, token: str) -> None:
@@ -293,12 +327,12 @@ class Channels:
         ):
             allowed = dependencies.access.authorize(self.caller, "subscribe", channel.topic)
             identity = await allowed or own
-        if self._channels.get(channel.name) is not channel or self._websocket.is_closed():
+        if self._channels.get(channel.name) is not channel or self._link.is_closed():
             raise _ended()
         channel.identity = identity
         channel.has_token = own is not None
         channel.expires = inf if own is None else own.expires
-        connection = self._state.connections.find(self._websocket)
+        connection = self._state.connections.find(self._link)
         if connection is not None and identity is not None and connection.subject is None:
             connection.subject = identity.subject or None
         ends = channel.expires + LEEWAY
@@ -333,7 +367,7 @@ class Channels:
     ) -> None:
         """Subscribe to a channel, which the client may do."""
         after = await self._position(channel.topic, request)
-        if self._channels.get(channel.name) is not channel or self._websocket.is_closed():
+        if self._channels.get(channel.name) is not channel or self._link.is_closed():
             raise _ended()
         refused: list[CommandRefused] = []
 
@@ -360,14 +394,14 @@ class Channels:
     def _subscribe(
         self, channel: Channel, after: Id | None, began: Callable[[Id, bool], object]
     ) -> CentrifugeSubscriber:
-        bits = self._websocket.wire.window_bits
+        bits = self._link.wire.window_bits
         is_alias = channel.name != channel.topic
         subscriber = CentrifugeSubscriber(
-            self._websocket,
+            self._link,
             self._subscriptions.grouped,
             self._codec.form_of(bits, channel.name) if is_alias else self._codec.form(bits),
             began=began,
-            lost=lambda keeps_up: self._lost(channel, keeps_up),
+            lost=channel.lost,
         )
         self._subscriptions.start(channel.topic, subscriber, after)
         return subscriber
@@ -375,14 +409,14 @@ class Channels:
     def _attend(self, channel: Channel, subscriber: CentrifugeSubscriber) -> None:
         """Take part in the presence of a channel, if it has that."""
         attendances, topic = self._state.attendances, channel.topic
-        has_ended = self._channels.get(channel.name) is not channel or self._websocket.is_closed()
+        has_ended = self._channels.get(channel.name) is not channel or self._link.is_closed()
         if has_ended or not attendances.has(topic):
             return
         codec, name = self._codec, channel.name
         form = changes_form(codec) if name == topic else changes_form_of(codec, name)
         # First, as a client is told that it has joined itself.
-        channel.watcher = JoinLeaveWatcher(self._websocket, form, attendances.presence, topic)
-        participant = Participant(attendances, self._websocket, channel.identity, self._client)
+        channel.watcher = JoinLeaveWatcher(self._link, form, attendances.presence, topic)
+        participant = Participant(attendances, self._link, channel.identity, self._client)
         subscriber.attend(participant.join(topic))
 
     def _result(
@@ -400,18 +434,6 @@ class Channels:
         }
         # As in Protobuf, what is false is left out.
         return {key: value for key, value in result.items() if value is not False}
-
-    def _lost(self, channel: Channel, keeps_up: bool) -> None:
-        """End a subscription that lacks a publication, so that the client begins it anew."""
-        if not keeps_up:
-            self._websocket.close_with(SLOW)
-        elif channel.replied:
-            self._end(channel, INSUFFICIENT_STATE)
-        else:
-            self._forget(channel.name)
-
-    def _expire(self, channel: Channel) -> None:
-        self._end(channel, SUBSCRIPTION_EXPIRED)
 
     def _end_matching(self, matches: Callable[[str], bool], closing: Closing) -> int:
         """End the subscriptions to topics that match, as a permission was revoked."""

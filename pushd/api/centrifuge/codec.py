@@ -2,13 +2,16 @@
 
 In both, a command and a reply are a dict with the names of ``schema``. What differs is their data:
 any value in JSON, bytes in Protobuf.
+
+A codec also knows how its transport frames what it writes: all connections that share a codec are
+sent the same bytes.
 """
 
 from __future__ import annotations
 
 import json
 from base64 import b64encode
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from functools import cache
 from typing import Any, NoReturn, Protocol
 
@@ -22,16 +25,20 @@ from pushd.topics.publication import Publication
 #: The subprotocol of a client that sends Protobuf, and the one that stands for JSON.
 PROTOBUF, JSON = "centrifuge-protobuf", "centrifuge-json"
 
+#: Returns a payload as it is sent. The number says how far back compression may look, as a power of
+#: two; 0 for none.
+Frame = Callable[[bytes, int], bytes]
+
 # A tag of a publication in JSON whose data are bytes.
 _BASE64 = {"encoding": "base64"}
 
 
 class Codec(Hashable, Protocol):
-    """One of the two formats."""
+    """One of the two formats, over one transport."""
 
-    #: The type of its frames.
+    #: The type of its frames, if they are those of WebSockets.
     binary: bool
-    #: A frame with a ping of the server, and with a client's answer to it.
+    #: The payload of a ping of the server, and of a client's answer to it.
     ping: bytes
 
     def read(self, frame: str | bytes) -> list[dict[str, Any]]:
@@ -42,6 +49,12 @@ class Codec(Hashable, Protocol):
 
     def write(self, replies: Iterable[Mapping[str, Any]]) -> bytes:
         """Return the payload of a frame with some replies."""
+
+    def frame(self, payload: bytes, window_bits: int = 0) -> bytes:
+        """Return a payload as it is sent.
+
+        :param window_bits: how far back its compression may look, as a power of two; 0 for none.
+        """
 
     def publication(self, publication: Publication) -> dict[str, Any]:
         """Return a publication as it stands in a reply."""
@@ -77,33 +90,51 @@ class JsonText(str):
     __slots__ = ()
 
 
+def text_frame(payload: bytes, window_bits: int) -> bytes:
+    """Return a payload as a text frame of a WebSocket."""
+    return message(payload, binary=False, window_bits=window_bits)
+
+
+def binary_frame(payload: bytes, window_bits: int) -> bytes:
+    """Return a payload as a binary frame of a WebSocket."""
+    return message(payload, binary=True, window_bits=window_bits)
+
+
 class JsonCodec:
-    """Commands and replies in JSON, each in a line of its own."""
+    """Commands and replies in JSON, each in a line of its own.
+
+    :param frame: returns payloads as the transport sends them.
+    """
 
     binary = False
     ping = b"{}"
 
+    def __init__(self, frame: Frame = text_frame) -> None:
+        self._frame = frame
+
     def read(self, frame: str | bytes) -> list[dict[str, Any]]:
         """Return the commands in a frame."""
         text = frame if isinstance(frame, str) else frame.decode()
-        try:
-            return [
-                read_message("Command", _DECODER.decode(line))
-                for line in text.split("\n")
-                if line and not line.isspace()
-            ]
-        except RecursionError:
-            raise ValueError("JSON is nested too deeply") from None
+        return [
+            read_message("Command", parse_json(line))
+            for line in text.split("\n")
+            if line and not line.isspace()
+        ]
 
     def write(self, replies: Iterable[Mapping[str, Any]]) -> bytes:
         """Return the payload of a frame with some replies."""
         return "\n".join(map(to_json_line, replies)).encode()
 
+    def frame(self, payload: bytes, window_bits: int = 0) -> bytes:
+        """Return a payload as it is sent."""
+        return self._frame(payload, window_bits)
+
     def publication(self, publication: Publication) -> dict[str, Any]:
         """Return a publication: JSON as it is, text as a string, bytes as a string in base64."""
-        data, value = publication.data, {"offset": publication.id.offset}
+        data, value = publication.data, _describe(publication, self.value)
         if isinstance(data, bytes):
-            return {"data": b64encode(data).decode(), "tags": _BASE64, **value}
+            tags = {**value.get("tags", {}), **_BASE64}
+            return {"data": b64encode(data).decode(), **value, "tags": tags}
         if publication.is_json:
             # Its line ends are only between values; here they would end the reply.
             data = JsonText(data.replace("\r", " ").replace("\n", " "))
@@ -141,17 +172,31 @@ class JsonCodec:
         return _make_form(self, window_bits, channel)
 
 
+class PushCodec(JsonCodec):
+    """What unidirectional clients get, in JSON: pushes, and the result of their only command."""
+
+    def write(self, replies: Iterable[Mapping[str, Any]]) -> bytes:
+        """Return the payload of a frame with some replies."""
+        return super().write(map(_push_of, replies))
+
+
 class ProtobufCodec:
-    """Commands and replies in Protobuf, each with its length before it."""
+    """Commands and replies in Protobuf, each with its length before it.
+
+    :param frame: returns payloads as the transport sends them.
+
+    Raises ImportError if the package protobuf is not installed.
+    """
 
     binary = True
     ping = b"\0"
 
-    def __init__(self) -> None:
+    def __init__(self, frame: Frame = binary_frame) -> None:
         from pushd.api.centrifuge.protobuf import decode_command, encode_reply
 
         self._decode = decode_command
         self._encode = encode_reply
+        self._frame = frame
 
     def read(self, frame: str | bytes) -> list[dict[str, Any]]:
         """Return the commands in a frame."""
@@ -170,11 +215,15 @@ class ProtobufCodec:
         """Return the payload of a frame with some replies."""
         return b"".join(map(_delimit, map(self._encode, replies)))
 
+    def frame(self, payload: bytes, window_bits: int = 0) -> bytes:
+        """Return a payload as it is sent."""
+        return self._frame(payload, window_bits)
+
     def publication(self, publication: Publication) -> dict[str, Any]:
         """Return a publication: its bytes, or its text in UTF-8."""
         data = publication.data
         encoded = data if isinstance(data, bytes) else data.encode()
-        return {"data": encoded, "offset": publication.id.offset}
+        return {"data": encoded, **_describe(publication, self.value)}
 
     def data(self, value: Any) -> tuple[str | bytes, bool]:
         """Return bytes as JSON if they are that, else as text if they are, else as they are."""
@@ -220,10 +269,31 @@ def _make_form(codec: Codec, window_bits: int, channel: str | None) -> Form:
     def form(publication: Publication) -> bytes:
         name = channel or publication.topic
         push = {"channel": name, "pub": codec.publication(publication)}
-        payload = codec.write([{"push": push}])
-        return message(payload, binary=codec.binary, window_bits=window_bits)
+        return codec.frame(codec.write([{"push": push}]), window_bits)
 
     return form
+
+
+def _describe(publication: Publication, value: Callable[[Any], Any]) -> dict[str, Any]:
+    """Return what stands beside the data: the offset, the client that published, and tags.
+
+    :param value: returns what is known of the client as the format has it.
+    """
+    described: dict[str, Any] = {"offset": publication.id.offset}
+    if publication.metadata is not None:
+        described |= json.loads(publication.metadata)
+        if "conn_info" in described.get("info", {}):
+            info = described["info"]
+            info["conn_info"] = value(info["conn_info"])
+    return described
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return the value of JSON in UTF-8. Raises ValueError."""
+    try:
+        return _DECODER.decode(text if isinstance(text, str) else text.decode())
+    except RecursionError:
+        raise ValueError("JSON is nested too deeply") from None
 
 
 def to_json_line(value: Any) -> str:
@@ -235,6 +305,12 @@ def to_json_line(value: Any) -> str:
     if isinstance(value, list):
         return f"[{','.join(map(to_json_line, value))}]"
     return value if isinstance(value, JsonText) else to_json(value)
+
+
+def _push_of(reply: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a push without a word on that; of a reply, the result without its number."""
+    pushed: Mapping[str, Any] = reply["push"] if "push" in reply else {"connect": reply["connect"]}
+    return pushed
 
 
 def _refuse(name: str) -> NoReturn:

@@ -57,6 +57,7 @@ SUBSCRIPTION_EXPIRED = Unsubscription(2501, "subscription expired")
 
 CONNECTION_EXPIRED = Closing(3005, "connection expired")
 SLOW = Closing(3008, TRY_AGAIN_LATER.reason)
+SERVER_ERROR = Closing(3004, INTERNAL_ERROR.reason)
 STATE_LOST = Closing(3010, "insufficient state")
 NO_PONG = Closing(3012, "no pong")
 TOO_MANY_REQUESTS = Closing(3013, RATE_EXCEEDED.reason)
@@ -67,7 +68,7 @@ FORCED = Closing(3503, "force disconnect")
 #: What other parts of the daemon close a connection with, as these clients know it.
 TRANSLATED = {
     GOING_AWAY: Closing(3001, "shutdown"),
-    INTERNAL_ERROR: Closing(3004, INTERNAL_ERROR.reason),
+    INTERNAL_ERROR: SERVER_ERROR,
     TOKEN_EXPIRED: CONNECTION_EXPIRED,
     PERMISSION_EXPIRED: CONNECTION_EXPIRED,
     TRY_AGAIN_LATER: SLOW,
@@ -80,6 +81,13 @@ TRANSLATED = {
 def bad_request(reason: str) -> Closing:
     """Return how a connection is closed whose client breaks the protocol."""
     return Closing(3501, f"bad request: {reason}"[:_MAX_REASON])
+
+
+def closing_of(refused: CommandRefused) -> Closing:
+    """Return how a connection is closed whose client gets no replies, if it cannot connect."""
+    if refused.code == ErrorCode.TOKEN_EXPIRED:
+        return CONNECTION_EXPIRED
+    return SERVER_ERROR if refused.temporary else bad_request(refused.message)
 
 
 def refusal_of(refused: BadRequest | Denied) -> CommandRefused:

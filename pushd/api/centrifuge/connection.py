@@ -1,11 +1,11 @@
-"""One Centrifuge client over a WebSocket: its commands, and what they are answered with."""
+"""One Centrifuge client: its commands, and what they are answered with."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from enum import Enum
-from functools import cache
 from math import inf
 from typing import Any
 
@@ -27,10 +27,12 @@ from pushd.api.centrifuge.codes import (
     TRANSLATED,
     ErrorCode,
     bad_request,
+    closing_of,
     refusal_of,
 )
 from pushd.api.centrifuge.dependencies import CentrifugeDependencies
 from pushd.api.centrifuge.history import read_page
+from pushd.api.centrifuge.link import Link
 from pushd.api.centrifuge.presence import clients_of, stats_of
 from pushd.api.centrifuge.tokens import (
     channels_of,
@@ -41,8 +43,8 @@ from pushd.api.centrifuge.tokens import (
 from pushd.api.keep_alives import KEEP_ALIVE_INTERVAL
 from pushd.api.topic_access import Caller, with_identity
 from pushd.errors import BadRequest, BadToken, CommandRefused, Denied, TokenExpired, Unavailable
-from pushd.protocols.websocket.frames import message
-from pushd.protocols.websocket.socket import WebSocket
+from pushd.topics.broker import Draft
+from pushd.topics.publication import check_metadata
 from pushd.views.request import Request
 
 _log = Logger(namespace="pushd.api")
@@ -58,6 +60,10 @@ _MAX_WAITING = 64
 _BURST = 10
 
 
+# The number of the command of a client that has only one.
+_ONLY = 1
+
+
 class _State(Enum):
     NEW = "the client has yet to connect"
     CONNECTING = "its connect command is being answered"
@@ -69,6 +75,8 @@ class Connection:
 
     :param caller: the client as its request identifies it.
     :param asking: the request with which it calls procedures; None if there are none.
+    :param has_session: whether its commands come by requests of their own.
+    :param is_unidirectional: whether its only command is ``connect``, and gets no reply.
     """
 
     __slots__ = (
@@ -78,29 +86,37 @@ class Connection:
         "_commands",
         "_dependencies",
         "_is_heard",
+        "_is_unidirectional",
+        "_link",
         "_pings",
+        "_session",
         "_state",
         "_tokens",
         "_waiting",
-        "_websocket",
         "name",
     )
 
     def __init__(
         self,
         dependencies: CentrifugeDependencies,
-        websocket: WebSocket,
+        link: Link,
         codec: Codec,
         caller: Caller,
         asking: Request | None,
+        *,
+        has_session: bool = False,
+        is_unidirectional: bool = False,
     ) -> None:
         self._dependencies = dependencies
-        self._websocket = websocket
+        self._link = link
         self._codec = codec
         #: The name of the connection, as its client and all who see its presence know it.
         self.name = dependencies.make_name()
+        # What a request must name to send commands; empty if none can.
+        self._session = dependencies.make_name() if has_session else ""
+        self._is_unidirectional = is_unidirectional
         self._state = _State.NEW
-        self._channels = Channels(dependencies, websocket, codec, self.name, self._send)
+        self._channels = Channels(dependencies, link, codec, self.name, self._send)
         self._channels.caller = caller
         self._asking = asking
         # Commands that wait for something.
@@ -111,15 +127,18 @@ class Connection:
         # Made when they are first needed: most clients send few commands, and one token.
         self._commands: TokenBucket | None = None
         self._tokens: TokenBucket | None = None
-        websocket.closings = TRANSLATED
+        link.closings = TRANSLATED
 
     def start(self) -> None:
         """Wait for the first command."""
         self._dependencies.unconnected.start(self)
+        if self._session:
+            self._dependencies.sessions[self._session] = self
 
     def stop(self) -> None:
         """Forget everything: the conversation is over."""
         self._dependencies.clients.pop(self.name, None)
+        self._dependencies.sessions.pop(self._session, None)
         self._dependencies.unconnected.stop(self)
         self._pings.stop(self)
         for waiting in tuple(self._waiting):
@@ -128,19 +147,19 @@ class Connection:
 
     def stale(self) -> None:
         """Close, as the client has sent no command in time."""
-        self._websocket.close_with(STALE)
+        self._link.close_with(STALE)
 
     def keep_alive(self) -> None:
         """Send a ping, unless data waits; close if nothing has come since the last one."""
-        websocket = self._websocket
+        link = self._link
         self._pings.start(self)
-        if websocket.send_queue.paused:
+        if link.send_queue.paused:
             return
-        if not self._is_heard:
-            websocket.close_with(NO_PONG)
+        if not (self._is_heard or self._is_unidirectional):
+            link.close_with(NO_PONG)
             return
         self._is_heard = False
-        wire, ping = websocket.wire, _ping_of(self._codec)
+        wire, ping = link.wire, self._codec.frame(self._codec.ping)
         wire.traffic.bytes_out += len(ping)
         wire.push_frames(ping)
 
@@ -152,7 +171,7 @@ class Connection:
     @property
     def closable(self) -> Closable:
         """The connection, as others close it."""
-        return self._websocket
+        return self._link
 
     def unsubscribe(self, channel: str) -> None:
         """End the subscription to a channel, if there is one."""
@@ -160,34 +179,48 @@ class Connection:
 
     def expire_at(self, time: float) -> None:
         """Let the connection end at a time, in seconds since 1970, and tell the client."""
-        self._dependencies.state.connections.close_at(self._websocket, time + LEEWAY)
+        self._dependencies.state.connections.close_at(self._link, time + LEEWAY)
         told = lifetime(self._dependencies.authorizer, time)
         self._send({"push": {"refresh": told}})
 
-    def receive(self, frame: str | bytes) -> None:
-        """Carry out the commands in a frame."""
+    def connect(self, request: dict[str, Any]) -> None:
+        """Connect a client that sends nothing else."""
+        self._start_connecting(_ONLY, request)
+
+    def receive_apart(self, commands: bytes) -> None:
+        """Carry out the commands in the body of a request."""
+        traffic = self._link.wire.traffic
+        traffic.messages_in += 1
+        traffic.bytes_in += len(commands)
+        self.receive(commands, is_counted=False)
+
+    def receive(self, frame: str | bytes, *, is_counted: bool = True) -> None:
+        """Carry out the commands in a frame.
+
+        :param is_counted: whether the rate of frames is limited elsewhere.
+        """
         self._is_heard = True
         try:
             commands = self._codec.read(frame)
         except ValueError as error:
             self._break(str(error))
             return
-        if not self._takes(len(commands)):
-            self._websocket.close_with(TOO_MANY_REQUESTS)
+        if not self._takes(len(commands) - 1 if is_counted else max(1, len(commands))):
+            self._link.close_with(TOO_MANY_REQUESTS)
             return
         for command in commands:
-            if self._websocket.is_closed():
+            if self._link.is_closed():
                 break
             self._carry_out(command)
 
     def _takes(self, count: int) -> bool:
-        """Whether as many commands may come now, beside the frame, whose rate is limited itself."""
-        if count < 2:
+        """Whether as many commands may come now."""
+        if count < 1:
             return True
         if self._commands is None:
             most, now = self._dependencies.state.limits.max_rate, self._dependencies.clock.seconds
             self._commands = TokenBucket(rate=most, burst=_BURST * most, now=now)
-        return self._commands.take(count - 1)
+        return self._commands.take(count)
 
     def _carry_out(self, command: dict[str, Any]) -> None:
         id = command.pop("id", 0)
@@ -198,9 +231,7 @@ class Connection:
             if kinds != ["connect"] or self._state is _State.CONNECTING or not id:
                 self._break("the first command must be connect, and be answered before others")
                 return
-            self._state = _State.CONNECTING
-            self._dependencies.unconnected.stop(self)
-            self._begin(id, self._connect(id, command["connect"]))
+            self._start_connecting(id, command["connect"])
         elif kinds == ["send"]:
             if self._asking is not None:
                 self._begin(id, self._take(command["send"]))
@@ -214,6 +245,11 @@ class Connection:
             self._refuse(id, CommandRefused(ErrorCode.BAD_REQUEST, "already connected"))
         else:
             self._refuse(id, CommandRefused(ErrorCode.METHOD_NOT_FOUND, "unknown command"))
+
+    def _start_connecting(self, id: int, request: dict[str, Any]) -> None:
+        self._state = _State.CONNECTING
+        self._dependencies.unconnected.stop(self)
+        self._begin(id, self._connect(id, request))
 
     def _begin(self, id: int, work: Coroutine[Any, Any, None]) -> None:
         """Carry out a command, which may have to wait for something."""
@@ -229,6 +265,8 @@ class Connection:
 
     def _finish(self, result: object, id: int, done: Deferred[None]) -> None:
         del self._waiting[done]
+        if not self._waiting:
+            self._waiting.clear()  # Without it, Python keeps room for what was in it.
         if not isinstance(result, Failure) or not id or result.check(CancelledError):
             return
         error = result.value
@@ -258,7 +296,7 @@ class Connection:
         try:
             names = [*channels_of(identity), *channels.personal]
         except BadToken:
-            self._websocket.close_with(INVALID_TOKEN)
+            self._link.close_with(INVALID_TOKEN)
             return
         prepared = await channels.prepare(names, request.get("subs", {}))
         result = {
@@ -266,13 +304,18 @@ class Connection:
             "version": f"pushd {pushd.__version__}",
             **self._lifetime(),
             "ping": KEEP_ALIVE_INTERVAL,
-            "pong": True,
         }
+        if not self._is_unidirectional:
+            result["pong"] = True
+        if self._session:
+            result |= {"session": self._session, "node": self._dependencies.node}
         if prepared:
             result["subs"] = {name: one for name, (_, one) in prepared.items()}
         self._state = _State.CONNECTED
         self._dependencies.clients[self.name] = self
         self._send({"id": id, "connect": result})
+        if self._link.is_closed():
+            return
         self._pings.start(self)
         channels.start(prepared)
 
@@ -318,7 +361,12 @@ class Connection:
         if len(data.encode() if isinstance(data, str) else data) > limit:
             raise CommandRefused(ErrorCode.LIMIT_EXCEEDED, f"data must be at most {limit} bytes")
         await state.hub.room()
-        await state.broker.publish(topic, data, is_json=is_json)
+        try:
+            metadata = json.dumps({"info": self._channels.info_of(request["channel"])})
+            draft = Draft(topic, data, is_json=is_json, metadata=check_metadata(metadata))
+        except ValueError as error:
+            raise CommandRefused(ErrorCode.BAD_REQUEST, f"info of the token: {error}") from None
+        await state.broker.publish_all((draft,))
         return {}
 
     async def _presence(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -375,18 +423,18 @@ class Connection:
         except TokenExpired as expired:
             raise CommandRefused(ErrorCode.TOKEN_EXPIRED, str(expired)) from None
         except BadToken:
-            self._websocket.close_with(INVALID_TOKEN)
+            self._link.close_with(INVALID_TOKEN)
             raise CancelledError from None
         if identity is None:
             return
         is_refresh = self._state is _State.CONNECTED
         if is_refresh and identity.subject != subject_of(caller.identity):
-            self._websocket.close_with(INVALID_TOKEN)
+            self._link.close_with(INVALID_TOKEN)
             raise CancelledError
         self._channels.caller = with_identity(caller, identity)
         connections = self._dependencies.state.connections
-        connections.close_at(self._websocket, identity.expires + LEEWAY, identity.closing)
-        connection = connections.find(self._websocket)
+        connections.close_at(self._link, identity.expires + LEEWAY, identity.closing)
+        connection = connections.find(self._link)
         assert connection is not None  # It is open, or no command would be carried out.
         connection.subject = identity.subject or None
 
@@ -399,24 +447,21 @@ class Connection:
         self._send({"id": id, kind: await _ANSWERS[kind](self, request)})
 
     def _refuse(self, id: int, refused: CommandRefused) -> None:
+        if self._is_unidirectional:
+            self._link.close_with(closing_of(refused))
+            return
         error: dict[str, Any] = {"code": refused.code, "message": refused.message}
         if refused.temporary:
             error["temporary"] = True
         self._send({"id": id, "error": error})
 
     def _send(self, reply: Mapping[str, Any]) -> None:
-        if not self._websocket.is_closed():
-            self._websocket.wire.push(self._codec.write([reply]), binary=self._codec.binary)
+        if not self._link.is_closed():
+            self._link.wire.push(self._codec.write([reply]), binary=self._codec.binary)
 
     def _break(self, reason: str) -> None:
         """Close, as the client breaks the protocol."""
-        self._websocket.close_with(bad_request(reason))
-
-
-@cache
-def _ping_of(codec: Codec) -> bytes:
-    """Return the frame of a ping."""
-    return message(codec.ping, binary=codec.binary)
+        self._link.close_with(bad_request(reason))
 
 
 # What answers the commands of a connected client, but for subscribe.

@@ -55,11 +55,19 @@ class Client(Protocol):
         """Let the connection end at a time, in seconds since 1970."""
 
 
+class Session(Protocol):
+    """A connection whose commands come by requests of their own."""
+
+    def receive_apart(self, commands: bytes) -> None:
+        """Carry out the commands in the body of a request."""
+
+
 class CentrifugeDependencies:
     """The parts of the daemon that connections use.
 
     :param personal: the topic of each user, with a ``*`` for the user; empty for none.
     :param make_name: returns a random name that cannot be guessed.
+    :param node: the name of this node.
     """
 
     def __init__(
@@ -72,6 +80,7 @@ class CentrifugeDependencies:
         *,
         personal: str,
         make_name: Callable[[], str],
+        node: str,
         procedures: Procedures | None = None,
     ) -> None:
         self.state = state
@@ -80,11 +89,14 @@ class CentrifugeDependencies:
         self.keep_alives = keep_alives
         self.clock = clock
         self.make_name = make_name
+        self.node = node
         #: Answers procedure calls; None if nothing does.
         self.procedures = procedures
         self._personal = personal
         #: The connected clients of this node, by the names of their connections.
         self.clients: dict[str, Client] = {}
+        #: Connections whose commands come by requests of their own, by their secret names.
+        self.sessions: dict[str, Session] = {}
         #: When the permissions for single channels end.
         self.expiries: TimerHeap[Expiring] = TimerHeap(
             clock, now=authorizer.now, expired=lambda one: one.expire()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from fnmatch import fnmatchcase
 from hmac import compare_digest
@@ -44,6 +45,9 @@ _PUBLICATION = {
     "idempotency_key": Field(0, "string"),
 }
 _USER = {"user": Field(0, "string"), "client": Field(0, "string")}
+
+# Bytes of the tags of a publication, as JSON in ASCII.
+_MAX_TAGS = 4096
 
 # The requests, by method, and what they consist of. The numbers of fields are of no use in JSON.
 _MESSAGES: Mapping[str, Mapping[str, Field]] = {
@@ -101,6 +105,17 @@ class HttpApi:
             "refresh": self._refresh,
             "info": self._info,
         }
+        # What is done, or asked, at each node.
+        self._local: Mapping[str, Callable[[dict[str, Any]], Any]] = {
+            "channels": self._channels_here,
+            "disconnect": self._disconnect_here,
+            "unsubscribe": self._unsubscribe_here,
+            "refresh": self._refresh_here,
+            "info": self._info_here,
+        }
+        self._calls = self._state.broker.calls
+        if self._calls is not None:
+            self._calls.serve(lambda method, request: self._local[method](request))
 
     def allows(self, key: str | None) -> bool:
         """Whether a request with a key may use the API."""
@@ -142,9 +157,7 @@ class HttpApi:
     async def _publish(self, request: dict[str, Any]) -> dict[str, Any]:
         draft = self._draft(_topic(request.get("channel", "")), request)
         await self._state.hub.room()
-        id = await self._state.broker.publish(
-            draft.topic, draft.data, draft.key, is_json=draft.is_json
-        )
+        [id] = await self._state.broker.publish_all((draft,))
         return _position(id)
 
     async def _broadcast(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -175,47 +188,64 @@ class HttpApi:
         return {}
 
     async def _channels(self, request: dict[str, Any]) -> dict[str, Any]:
-        pattern = request.get("pattern") or "*"
-        hub = self._state.hub
-        names = sorted(name for name in hub.topics() if fnmatchcase(name, pattern))
-        return {"channels": {name: {"num_clients": hub.count(name)} for name in names}}
+        counts: Counter[str] = Counter()
+        for counted in await self._everywhere("channels", request):
+            counts.update(counted)
+        return {"channels": {name: {"num_clients": counts[name]} for name in sorted(counts)}}
 
     async def _disconnect(self, request: dict[str, Any]) -> dict[str, Any]:
-        given = request.get("disconnect", {})
-        try:
-            closing = Closing(
-                given.get("code") or FORCED.code, given.get("reason") or FORCED.reason
-            )
-        except ValueError as error:
-            raise CommandRefused(ErrorCode.BAD_REQUEST, str(error)) from None
-        for closable in self._find(request):
-            closable.close_with(closing)
+        _user(request)
+        _closing(request)
+        await self._everywhere("disconnect", request)
         return {}
 
     async def _unsubscribe(self, request: dict[str, Any]) -> dict[str, Any]:
-        user, channel = _user(request), request.get("channel", "")
+        user = _user(request)
         if request.get("client"):
-            client = self._dependencies.clients.get(request["client"])
-            if client is not None and client.user == user:
-                client.unsubscribe(channel)
-            return {}
-        await self._state.revoker.revoke_everywhere(_topic(channel), user)
+            await self._everywhere("unsubscribe", request)
+        else:
+            topic = _topic(request.get("channel", ""))
+            await self._state.revoker.revoke_everywhere(topic, user)
         return {}
 
     async def _refresh(self, request: dict[str, Any]) -> dict[str, Any]:
-        user = _user(request)
+        _user(request)
+        await self._everywhere("refresh", request)
+        return {}
+
+    async def _info(self, request: dict[str, Any]) -> dict[str, Any]:
+        return {"nodes": await self._everywhere("info", request)}
+
+    # What is done at each node
+
+    def _channels_here(self, request: dict[str, Any]) -> dict[str, int]:
+        """Return how many subscribers each channel has that matches."""
+        pattern = request.get("pattern") or "*"
+        hub = self._state.hub
+        return {name: hub.count(name) for name in hub.topics() if fnmatchcase(name, pattern)}
+
+    def _disconnect_here(self, request: dict[str, Any]) -> None:
+        closing = _closing(request)
+        for closable in self._find(request):
+            closable.close_with(closing)
+
+    def _unsubscribe_here(self, request: dict[str, Any]) -> None:
+        client = self._dependencies.clients.get(request["client"])
+        if client is not None and client.user == request["user"]:
+            client.unsubscribe(request.get("channel", ""))
+
+    def _refresh_here(self, request: dict[str, Any]) -> None:
         for name, client in tuple(self._dependencies.clients.items()):
-            if client.user != user or request.get("client", name) != name:
+            if client.user != request["user"] or request.get("client", name) != name:
                 continue
             if request.get("expired"):
                 client.closable.close_with(CONNECTION_EXPIRED)
             elif request.get("expire_at"):
                 client.expire_at(float(request["expire_at"]))
-        return {}
 
-    async def _info(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _info_here(self, request: dict[str, Any]) -> dict[str, Any]:
         hub, connections = self._state.hub, tuple(self._state.connections)
-        node = {
+        return {
             "uid": self._name,
             "name": "pushd",
             "version": pushd.__version__,
@@ -225,15 +255,28 @@ class HttpApi:
             "num_channels": len(hub.topics()),
             "uptime": int(self._dependencies.clock.seconds() - self._started),
         }
-        return {"nodes": [node]}
 
     # Private
 
+    async def _everywhere(self, method: str, request: dict[str, Any]) -> list[Any]:
+        """Carry out a method here, then at all other nodes; return what each answers.
+
+        Raises Unavailable if one of them does not answer.
+        """
+        here = self._local[method](request)
+        others = [] if self._calls is None else await self._calls.call(method, request)
+        return [here, *others]
+
     def _draft(self, topic: str, request: dict[str, Any]) -> Draft:
         """Return the publication that a request asks for. Raises CommandRefused."""
-        if request.get("skip_history") or request.get("tags"):
-            line = "skip_history and tags are not available"
-            raise CommandRefused(ErrorCode.NOT_AVAILABLE, line)
+        if request.get("skip_history"):
+            raise CommandRefused(ErrorCode.NOT_AVAILABLE, "skip_history is not available")
+        metadata = None
+        if request.get("tags"):
+            metadata = json.dumps({"tags": request["tags"]})
+            if len(metadata) > _MAX_TAGS:
+                line = f"tags must be at most {_MAX_TAGS} bytes of JSON"
+                raise CommandRefused(ErrorCode.LIMIT_EXCEEDED, line)
         data: str | bytes
         try:
             if request.get("b64data"):
@@ -245,7 +288,8 @@ class HttpApi:
         limit = self._state.rules.find(topic).message_limit(self._state.limits.max_message)
         if len(data.encode() if isinstance(data, str) else data) > limit:
             raise CommandRefused(ErrorCode.LIMIT_EXCEEDED, f"data must be at most {limit} bytes")
-        return Draft(topic, data, request.get("idempotency_key") or None, is_json=is_json)
+        key = request.get("idempotency_key") or None
+        return Draft(topic, data, key, is_json=is_json, metadata=metadata)
 
     async def _describe(self, request: dict[str, Any]) -> Any:
         topic = _topic(request.get("channel", ""))
@@ -313,6 +357,15 @@ def _user(request: dict[str, Any]) -> str:
     if not user:
         raise CommandRefused(ErrorCode.BAD_REQUEST, "user is required")
     return user
+
+
+def _closing(request: dict[str, Any]) -> Closing:
+    """Return how connections are to be closed."""
+    given = request.get("disconnect", {})
+    try:
+        return Closing(given.get("code") or FORCED.code, given.get("reason") or FORCED.reason)
+    except ValueError as error:
+        raise CommandRefused(ErrorCode.BAD_REQUEST, str(error)) from None
 
 
 def _read_key(request: Any) -> str | None:

@@ -8,9 +8,8 @@ from typing import Any
 
 from pushd.api.centrifuge.codec import Codec
 from pushd.api.centrifuge.codes import ErrorCode
+from pushd.api.centrifuge.link import Link
 from pushd.errors import CommandRefused
-from pushd.protocols.websocket.frames import message
-from pushd.protocols.websocket.socket import WebSocket
 from pushd.topics.presence import ConnectionChange, Notice, Presence, PresenceList, Present
 
 
@@ -42,23 +41,23 @@ def stats_of(listed: PresenceList) -> dict[str, int]:
 
 
 class JoinLeaveWatcher:
-    """Tells the client of a WebSocket which connections join and leave a topic from now on.
+    """Tells a client which connections join and leave a topic from now on.
 
     What happens while it has no room is not told.
 
     :param form: writes changes as frames.
     """
 
-    __slots__ = ("_form", "_watch", "_websocket")
+    __slots__ = ("_form", "_link", "_watch")
 
     def __init__(
         self,
-        websocket: WebSocket,
+        link: Link,
         form: Callable[[Sequence[ConnectionChange]], bytes],
         presence: Presence,
         topic: str,
     ) -> None:
-        self._websocket = websocket
+        self._link = link
         self._form = form
         self._watch = presence.watch(topic, self, connections=True)
 
@@ -68,9 +67,9 @@ class JoinLeaveWatcher:
 
     def notify(self, notice: Notice) -> bool:
         """Send changes, if there is room."""
-        websocket = self._websocket
-        if not websocket.is_closed() and not websocket.send_queue.paused:
-            frames, wire = notice.render(self._form), websocket.wire
+        link = self._link
+        if not link.is_closed() and not link.send_queue.paused:
+            frames, wire = notice.render(self._form), link.wire
             wire.traffic.messages_out += len(notice.events)
             wire.traffic.bytes_out += len(frames)
             wire.push_frames(frames)
@@ -102,7 +101,7 @@ def _make_form(codec: Codec, channel: str | None) -> Callable[[Sequence[Connecti
             for event in events
         ]
         # Not compressed, so that all connections take the same.
-        return b"".join(message(codec.write([one]), binary=codec.binary) for one in pushes)
+        return b"".join(codec.frame(codec.write([one])) for one in pushes)
 
     return form
 

@@ -35,12 +35,12 @@ _SCALARS = {
 
 def decode_command(data: bytes) -> dict[str, Any]:
     """Return the fields of a command that are set. Raises ValueError if it is malformed."""
-    command = _COMMAND()
-    try:
-        command.ParseFromString(data)
-    except DecodeError:
-        raise ValueError("command is malformed") from None
-    return _read(command)
+    return _decode(_COMMAND(), data, "command is malformed")
+
+
+def decode_emulation(data: bytes) -> dict[str, Any]:
+    """Return the fields of a request with commands. Raises ValueError if it is malformed."""
+    return _decode(_EMULATION(), data, "malformed Protobuf")
 
 
 def encode_reply(reply: Mapping[str, Any]) -> bytes:
@@ -49,6 +49,14 @@ def encode_reply(reply: Mapping[str, Any]) -> bytes:
     _fill(message, reply)
     encoded: bytes = message.SerializeToString()
     return encoded
+
+
+def _decode(message: Any, data: bytes, problem: str) -> dict[str, Any]:
+    try:
+        message.ParseFromString(data)
+    except DecodeError:
+        raise ValueError(problem) from None
+    return _read(message)
 
 
 def _read(message: Any) -> dict[str, Any]:
@@ -133,4 +141,4 @@ def _make(*names: str) -> list[Any]:
     return [GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.{name}")) for name in names]
 
 
-_COMMAND, _REPLY = _make("Command", "Reply")
+_COMMAND, _REPLY, _EMULATION = _make("Command", "Reply", "EmulationRequest")

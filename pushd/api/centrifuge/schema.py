@@ -184,6 +184,11 @@ MESSAGES: Mapping[str, Mapping[str, Field]] = {
         "epoch": Field(2, "string"),
         "offset": Field(3, "uint64"),
     },
+    "EmulationRequest": {
+        "node": Field(1, "string"),
+        "session": Field(2, "string"),
+        "data": Field(3, "bytes"),
+    },
     "RPCRequest": {"data": Field(1, "bytes"), "method": Field(2, "string")},
 }
 

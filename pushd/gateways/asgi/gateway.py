@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from asyncio import AbstractEventLoop, Task
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine
 from contextvars import copy_context
-from types import MappingProxyType
+from functools import partial
 from typing import Any
 
 from twisted.internet import defer
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.resource import IResource
+from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET
 
-from pushd.gateways.asgi.extension import extend
+from pushd.gateways.asgi.extension import Topics
 from pushd.gateways.asgi.http import HttpConversation
 from pushd.gateways.asgi.lifespan import Lifespan
 from pushd.gateways.asgi.scope import Application, Scope, http_scope, websocket_scope
@@ -23,6 +24,8 @@ from pushd.gateways.asgi.websocket import WebSocketConversation
 from pushd.gateways.files import ApplicationFiles
 from pushd.protocols.http.request import path_of
 from pushd.protocols.http.response import write_failure
+from pushd.protocols.websocket.socket import WebSocket
+from pushd.schedule.asyncio_task import AsyncioTask
 from pushd.views.decorators import Handshakes
 from pushd.views.exchange import HandshakeResponse, ViewDependencies
 from pushd.views.request import Request
@@ -33,9 +36,6 @@ _log = Logger(namespace="pushd.gateways")
 
 # The name of a parameter that no route can have: the path as the client sent it.
 _RAW_PATH = "raw path"
-
-# HTTP requests have no such parameter: the path is with the request.
-_NO_PARAMETERS: Mapping[str, Any] = MappingProxyType({})
 
 
 class AsgiGateway:
@@ -60,43 +60,49 @@ class AsgiGateway:
         self.root = root
         self.loop = loop
         self.lifespan = Lifespan(application, loop)
+        self._topics = Topics(views.publisher, loop)
         self._files = files
         # What each call begins with. The reactor may run in the context of another call, whose task
         # has let reading go on: its variables are not for the next request on the connection.
         self._context = copy_context()
         self._view = WebSocketView(self)
-        self._match = Match(self._view, _NO_PARAMETERS, Handshakes.ACCEPTED)
         # The calls for HTTP requests that have not ended.
-        self._calls: set[Task[None]] = set()
+        self._calls: dict[HttpConversation, AsyncioTask] = {}
         self._settled: Deferred[None] | None = None
         self._stopping = False
 
     def find(self, request: Any, path: str) -> IResource:
         """Return the resource for a path that pushd itself does not serve."""
         file = self._files.find(request, path)
-        return file or ApplicationResource(self, path, self.match(request))
+        if file is not None:
+            return file
+        if request.wants_websocket:
+            match = Match(self._view, {_RAW_PATH: request.path}, Handshakes.ACCEPTED)
+            return ViewResource(self.views, match, path)
+        return ApplicationResource(self, path)
 
-    def match(self, request: Any) -> Match:
-        """Return the view that serves the WebSockets at a path."""
-        if not request.wants_websocket:
-            return self._match
-        return Match(self._view, {_RAW_PATH: request.path}, Handshakes.ACCEPTED)
-
-    def complete(self, scope: Scope, request: Request) -> Scope:
+    def complete(self, scope: Scope, websocket: WebSocket | None = None) -> Scope:
         """Add what is not of the request: the application's state, and pushd's extension."""
         if self.lifespan.state is not None:
             # The same objects, in a dictionary of its own.
             scope["state"] = dict(self.lifespan.state)
-        extend(scope, request, self.loop)
+        self._topics.extend(scope, websocket)
         return scope
 
-    def call(self, http: Any, request: Request) -> None:
-        """Call the application for an HTTP request."""
-        scope = http_scope(request, http.path, http.clientproto, self.root)
+    def call(self, http: Any, path: str) -> None:
+        """Call the application for an HTTP request.
+
+        It runs until it first has to wait: a page that need not wait is answered within the same
+        iteration of the loop. A task of asyncio's begins in the next one, and ends in a third.
+        """
+        scope = self.complete(http_scope(http, path, self.root))
         conversation = HttpConversation(http, self.loop)
-        call = self.make_task(conversation.run(self.application, self.complete(scope, request)))
-        self._calls.add(call)
-        call.add_done_callback(lambda _: self._ended(call, http, conversation))
+        run = conversation.run(self.application, scope)
+        ended = partial(self._ended, http, conversation)
+        # The call gets a copy of this context.
+        call = self._context.run(AsyncioTask, run, self.views.clock, id, ended, loop=self.loop)
+        self._calls[conversation] = call
+        call.advance()
 
     def make_task(self, call: Coroutine[Any, Any, Any]) -> Task[Any]:
         """Run a call of the application in a task, with context variables of its own."""
@@ -109,33 +115,33 @@ class AsgiGateway:
         self._check_settled()
         return settled
 
-    def stop(self) -> Deferred[None]:
-        """Cancel the calls that go on, and end the application; fires when it has ended."""
+    def stop(self) -> Deferred[Any]:
+        """Cancel the calls that go on, and end the application; fires when all have ended."""
         self._stopping = True
-        for call in self._calls:
-            call.cancel()
-        return Deferred.fromFuture(self.lifespan.stop())
+        for call in tuple(self._calls.values()):
+            call.cancel_now()
+        return DeferredList([self.settled(), Deferred.fromFuture(self.lifespan.stop())])
 
-    def _ended(self, call: Task[None], http: Any, conversation: HttpConversation) -> None:
+    def _ended(self, http: Any, conversation: HttpConversation, result: object) -> None:
         """Answer 500, or break off, if the application failed."""
-        self._calls.discard(call)
+        del self._calls[conversation]
         self._check_settled()
-        error: BaseException | None
-        if call.cancelled():
-            # By ``stop``, or the application has raised it by itself.
-            error = None if self._stopping else defer.CancelledError("it raised CancelledError")
-        else:
-            error = call.exception()
-        if error is not None and not (conversation.is_gone and isinstance(error, OSError)):
-            self._log_failure(http, error)
-        if (error or call.cancelled()) and not (conversation.is_gone or http.finished):
+        if not isinstance(result, Failure):
+            return
+        if not result.check(asyncio.CancelledError):
+            if not (conversation.is_gone and result.check(OSError)):
+                self._log_failure(http, result)
+        elif not self._stopping:
+            # The application has raised it by itself.
+            self._log_failure(http, Failure(defer.CancelledError("it raised CancelledError")))
+        if not (conversation.is_gone or http.finished):
             write_failure(http)
 
-    def _log_failure(self, http: Any, error: BaseException) -> None:
+    def _log_failure(self, http: Any, failure: Failure) -> None:
         self.views.counters.view_errors.inc()
         _log.failure(
             "the application failed at {path} for {peer}",
-            failure=Failure(error),
+            failure=failure,
             event="view_failed",
             path=path_of(http),
             peer=http.peer,
@@ -147,18 +153,19 @@ class AsgiGateway:
             settled.callback(None)
 
 
-class ApplicationResource(ViewResource):
-    """An application at a URL. Handshakes are served by ``WebSocketView``, all else at once."""
+class ApplicationResource(Resource):
+    """An application at a URL, for requests over plain HTTP."""
 
-    def __init__(self, gateway: AsgiGateway, path: str, match: Match) -> None:
-        super().__init__(gateway.views, match, path)
+    isLeaf = True
+
+    def __init__(self, gateway: AsgiGateway, path: str) -> None:
+        super().__init__()
         self._gateway = gateway
+        self._path = path
 
     def render(self, request: Any) -> int:
         """Call the application."""
-        if request.wants_websocket:
-            return super().render(request)
-        self._gateway.call(request, Request(**self._request_fields(request)))
+        self._gateway.call(request, self._path)
         return NOT_DONE_YET
 
 
@@ -177,7 +184,7 @@ class WebSocketView:
         gateway = self._gateway
         scope = websocket_scope(request, request.parameters[_RAW_PATH], gateway.root)
         conversation = WebSocketConversation(request.websocket, gateway.loop)
-        run = conversation.run(gateway.application, gateway.complete(scope, request))
+        run = conversation.run(gateway.application, gateway.complete(scope, request.websocket))
         return TaskResult(gateway.make_task(run))
 
 

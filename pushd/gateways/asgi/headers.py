@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -44,13 +45,20 @@ def check_headers(
     for name, value in headers:
         if not isinstance(name, bytes) or not isinstance(value, bytes):
             raise TypeError(f"headers consist of bytes; got {name!r}")
-        if not _TOKEN.fullmatch(name):
-            raise ValueError(f"{name!r} is not a header name")
+        lowered = _check_name(name)
         if _FORBIDDEN.search(value):
             raise ValueError(f"the header {name!r} contains a line break or a null character")
-        if name.lower() not in _HOP_BY_HOP and name.lower() not in server:
+        if lowered not in _HOP_BY_HOP and lowered not in server:
             kept.append((name, value.strip(b" \t")))
     return kept
+
+
+@lru_cache(maxsize=1024)
+def _check_name(name: bytes) -> bytes:
+    """Return the name of a header in lower case. Raises ValueError if it is none."""
+    if not _TOKEN.fullmatch(name):
+        raise ValueError(f"{name!r} is not a header name")
+    return name.lower()
 
 
 def read_length(headers: Headers) -> int | None:

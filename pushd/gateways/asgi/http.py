@@ -41,6 +41,11 @@ class HttpConversation:
     :param request: the request as twisted.web has it.
     """
 
+    __slots__ = (
+        *("_body", "_has_body", "_headers", "_length", "_loop", "_paused", "_receivers"),
+        *("_request", "_senders", "_state", "_status", "_whole"),
+    )
+
     def __init__(self, request: Any, loop: AbstractEventLoop) -> None:
         self._request = request
         self._loop = loop
@@ -153,6 +158,7 @@ class HttpConversation:
             self._state = _State.COMPLETE
             if request.producer is not None:
                 request.unregisterProducer()
+            del request.broken_off  # It refers to this: a cycle.
             request.finish()
             self._wake_receivers()
 

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from pushd.gateways.environ import split_address
-from pushd.views.request import Request
+from pushd.views.request import Request, fields_of
 
 Scope = dict[str, Any]
 Message = Mapping[str, Any]
@@ -27,31 +27,33 @@ _lower = lru_cache(maxsize=1024)(bytes.lower)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
-def http_scope(request: Request, raw_path: bytes, version: bytes, root: str) -> Scope:
+def http_scope(http: Any, path: str, root: str) -> Scope:
     """Return the scope of an HTTP request.
 
-    :param raw_path: the path as the client sent it.
-    :param version: of HTTP, such as ``HTTP/1.1``.
+    :param http: the request as twisted.web has it.
+    :param path: the decoded path.
     :param root: the path at which a proxy mounts the application, which it removes from requests.
     """
-    return {
-        "type": "http",
-        "method": request.method.upper(),
-        "http_version": "1.0" if version == b"HTTP/1.0" else "1.1",
-        "scheme": request.scheme,
-        **_fields(request, raw_path, root),
-    }
+    fields = fields_of(http)
+    scope = _scope(fields, path, http.path, root)
+    scope["type"] = "http"
+    scope["method"] = fields["method"].upper()
+    scope["http_version"] = "1.0" if http.clientproto == b"HTTP/1.0" else "1.1"
+    scope["scheme"] = http.scheme
+    return scope
 
 
 def websocket_scope(request: Request, raw_path: bytes, root: str) -> Scope:
-    """Return the scope of a WebSocket handshake; see ``http_scope``."""
-    return {
-        "type": "websocket",
-        "http_version": "1.1",
-        "scheme": "wss" if request.scheme == "https" else "ws",
-        "subprotocols": list(request.subprotocols),
-        **_fields(request, raw_path, root),
-    }
+    """Return the scope of a WebSocket handshake; see ``http_scope``.
+
+    :param raw_path: the path as the client sent it.
+    """
+    scope = _scope(vars(request), request.path, raw_path, root)
+    scope["type"] = "websocket"
+    scope["http_version"] = "1.1"
+    scope["scheme"] = "wss" if request.scheme == "https" else "ws"
+    scope["subprotocols"] = list(request.subprotocols)
+    return scope
 
 
 def lifespan_scope(state: dict[str, Any]) -> Scope:
@@ -59,30 +61,38 @@ def lifespan_scope(state: dict[str, Any]) -> Scope:
     return {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": state}
 
 
-def _fields(request: Request, raw_path: bytes, root: str) -> Scope:
-    """Return what HTTP and WebSockets have in common."""
+def _scope(fields: Mapping[str, Any], path: str, raw_path: bytes, root: str) -> Scope:
+    """Return what HTTP and WebSockets have in common.
+
+    :param fields: of a view's request.
+    """
     return {
         "asgi": dict(VERSIONS),
-        "server": _server(request),
-        "client": _client(request.peer),
+        "server": _server(fields["host"], fields["scheme"]),
+        "client": _client(fields["peer"]),
         "root_path": root,
-        "path": root + request.path,
+        "path": root + path,
         "raw_path": root.encode() + raw_path,
-        "query_string": request.query_string.encode("latin-1"),
+        "query_string": fields["query_string"].encode("latin-1"),
         "headers": [
             (_lower(name), value)
-            for name, values in request.raw_headers.getAllRawHeaders()
+            for name, values in fields["raw_headers"].getAllRawHeaders()
             for value in values
         ],
     }
 
 
-def _server(request: Request) -> tuple[str, int | None]:
-    """Return the name and the port by which the client asked."""
-    host, port = split_address(request.host)
-    return host or "localhost", int(port) if port.isdigit() else _DEFAULT_PORTS[request.scheme]
+# Those of the last requests are remembered: most come over connections that stay open.
 
 
+@lru_cache(maxsize=1024)
+def _server(given: str, scheme: str) -> tuple[str, int | None]:
+    """Return the name and the port by which the client asked, in its header Host."""
+    host, port = split_address(given)
+    return host or "localhost", int(port) if port.isdigit() else _DEFAULT_PORTS[scheme]
+
+
+@lru_cache(maxsize=1024)
 def _client(peer: str) -> tuple[str, int] | None:
     """Return the client's address and port; None over a Unix socket, port 0 behind a proxy."""
     address, port = split_address(peer)

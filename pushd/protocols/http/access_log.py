@@ -76,12 +76,14 @@ class AccessLog:
         self._count_failure(request.peer, request.code)
         if not request.has_access_line:
             return
-        facts = {**_facts(request), "status": request.code, "length": request.sentLength}
+        facts = _facts(request)
+        facts["event"] = "request"
+        facts["status"], facts["length"] = request.code, request.sentLength
         line = "{peer} {method} {path} {status} {length} after {seconds:.3f} s"
         if request.why_refused:
             facts["reason"] = request.why_refused
             line += ": {reason}"
-        emit_info(_log, self.policy.wall(), line, event="request", **facts)
+        emit_info(_log, self.policy.wall(), line, facts)
 
     def log_left(self, request: ChannelRequest) -> None:
         """Write the line of a request whose client left before it was answered."""

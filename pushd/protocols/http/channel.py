@@ -102,6 +102,8 @@ class Channel(StrictChannel):
     _freed = False
     #: The request that is being read, if it arrived in one piece and is read at once.
     whole = b""
+    # Whether the request that is being answered was read at once, and nothing has come since.
+    _was_whole = False
 
     # Knows which request comes next.
     _expected: Expected | None = None
@@ -148,7 +150,7 @@ class Channel(StrictChannel):
                 if self in self.connections.idle.keys:
                     self.connections.idle.stop(self)
                     self.connections.reading.start(self)
-                self._left_to_twisted = True
+                self._left_to_twisted, self._was_whole = True, False
                 memory.add(len(data))
                 super().dataReceived(data)
         except Exception:
@@ -186,6 +188,8 @@ class Channel(StrictChannel):
         if request.body is not None and not request.body.complete:
             self.requests.remove(request)
             self.drop_rest()
+            return
+        if self._was_whole and self.persistent and self._go_on():
             return
         if self.connections.draining:
             self.persistent = 0
@@ -304,14 +308,11 @@ class Channel(StrictChannel):
 
     def expect_after(self, request: Any, expected: Expected) -> None:
         """Go on to the next request, as ``requestDone``; it may be known which one comes."""
-        connections = self.connections
-        if self._writing_paused or self.read_ended or connections.draining or not self.handled():
+        if self._go_on():
+            self._expected = expected
+        else:
             expected.forget()
             self.requestDone(request)
-            return
-        self._expected = expected
-        connections.idle.start(self)
-        self._delay_reading()
 
     # What a protocol calls that takes the connection over
 
@@ -430,6 +431,15 @@ class Channel(StrictChannel):
 
     # Private
 
+    def _go_on(self) -> bool:
+        """Wait for the next request; return False if there is more to do, for ``requestDone``."""
+        connections = self.connections
+        if self._writing_paused or self.read_ended or connections.draining or not self.handled():
+            return False
+        connections.idle.start(self)
+        self._delay_reading()
+        return True
+
     def _is_expected(self, data: bytes) -> bool:
         """Return whether the request that was expected has come, and has been taken."""
         expected, self._expected = self._expected, None
@@ -500,9 +510,11 @@ class Channel(StrictChannel):
         self.connections.stalled.start(self)
 
     def _flush_held(self) -> None:
-        """Let out what was answered at once and is held, before something is written behind it."""
+        """Let out what was answered at once and is held: something is written behind it."""
         if self._writer is not None:
             self.site.at_once.cork.flush()
+            # It takes the transport's buffer for empty. Another one will look.
+            self._writer = None
 
     def _cancel_next(self) -> None:
         call, self._next = self._next, None
@@ -560,6 +572,7 @@ class Channel(StrictChannel):
         self.connections.idle.stop(self)
         self.connections.reading.stop(self)
         self.handle(request)
+        self._was_whole = True
         self.whole = data
         request.requestReceived(method, target, b"HTTP/1.1")
         self.whole = b""

@@ -7,7 +7,7 @@ import the scripts of the client.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from pushd.access.origins import Origins
@@ -22,10 +22,17 @@ class CrossOrigin:
 
     :param origins: the allowed origins, as they are at any moment.
     :param scripts: paths of the client's scripts.
+    :param streams: further paths at which pages ask for topics.
     """
 
-    def __init__(self, origins: Origins, scripts: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        origins: Origins,
+        scripts: Iterable[str] = (),
+        streams: Collection[bytes] = frozenset(),
+    ) -> None:
         self._origins = origins
+        self._streams = streams
         self._scripts = frozenset(path.encode() for path in scripts)
 
     def share(self, request: Any) -> None:
@@ -41,11 +48,10 @@ class CrossOrigin:
         if is_script:
             # Without an Origin as well: caches must not give that response to a page.
             request.setHeader(b"vary", b"origin")
-        elif not is_for_topics(request):
+        origin = request.requestHeaders.last(b"Origin")
+        if origin is None or not (is_script or is_for_topics(request, self._streams)):
             return
-        origin, host = request.requestHeaders.last(b"Origin"), request.requestHeaders.last(b"Host")
-        if origin is None:
-            return
+        host = request.requestHeaders.last(b"Host")
         if not self._origins.allows(origin, scheme=request.scheme, host=host or ""):
             return
         request.setHeader(b"access-control-allow-origin", origin.encode("latin-1"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from pushd.access.origins import Hosts, Origins, is_own_host
@@ -11,6 +11,8 @@ from pushd.protocols.http.response import Response, refusal
 
 # Returns the refusal of a request, or None for a request that is allowed.
 Guard = Callable[[Any], Response | None]
+
+_TOPICS = b"/topics/"
 
 _NO_HOST = "a request must have exactly one Host, and a valid one"
 
@@ -27,11 +29,13 @@ _SAFE_METHODS = (b"GET", b"HEAD")
 _HEALTH_CHECKS = (b"/healthz", b"/readyz")
 
 
-def public_guard(origins: Origins, hosts: Hosts) -> Guard:
+def public_guard(origins: Origins, hosts: Hosts, streams: Collection[bytes] = frozenset()) -> Guard:
     """Return the guard of the public port.
 
     It refuses requests without a Host or for another name (RFC 9110 §7.4, §15.5.20), and pages of
     other origins that open a WebSocket or ask for a topic.
+
+    :param streams: further paths at which pages ask for topics.
     """
 
     def guard(request: Any) -> Response | None:
@@ -44,15 +48,15 @@ def public_guard(origins: Origins, hosts: Hosts) -> Guard:
             request.why_refused = f"Host {_quote(host)} is not served, see --host"
             return refusal(421, "Host not served here: the operator can allow it with --host")
         # A page of any origin may send plain requests, but must not read what a topic answers.
-        if request.wants_websocket or is_for_topics(request):
-            origin = headers.last(b"Origin")
-            if not origins.allows(origin, scheme=request.scheme, host=host or ""):
-                request.why_refused = (
-                    f"Origin {_quote(origin)} is not that of {request.scheme}://{_quote(host)}: "
-                    "allow it with --origin, or let the proxy pass on Host and X-Forwarded-Proto "
-                    "(docs/deploying.md)"
-                )
-                return refusal(403, "Origin not allowed: the operator can allow it with --origin")
+        origin = headers.last(b"Origin")
+        asks = origin is not None and (request.wants_websocket or is_for_topics(request, streams))
+        if asks and not origins.allows(origin, scheme=request.scheme, host=host or ""):
+            request.why_refused = (
+                f"Origin {_quote(origin)} is not that of {request.scheme}://{_quote(host)}: "
+                "allow it with --origin, or let the proxy pass on Host and X-Forwarded-Proto "
+                "(docs/deploying.md)"
+            )
+            return refusal(403, "Origin not allowed: the operator can allow it with --origin")
         return None
 
     return guard
@@ -129,13 +133,17 @@ def _quote(value: str | None) -> str:
 
 def is_topic(path: bytes) -> bool:
     """Return whether a request's path, in any encoding, is that of a topic."""
-    return decode_path(path).startswith(b"/topics/")
+    return decode_path(path).startswith(_TOPICS)
 
 
-def is_for_topics(request: Any) -> bool:
+def is_for_topics(request: Any, streams: Collection[bytes] = frozenset()) -> bool:
     """Return whether a plain request is for a topic, or for several.
 
     Without any in its query, ``/topics`` may be a page.
+
+    :param streams: further paths of requests for topics.
     """
-    path: bytes = request.path
-    return is_topic(path) or (decode_path(path) == b"/topics" and b"topic" in request.args)
+    path = decode_path(request.path)
+    if path.startswith(_TOPICS) or path in streams:
+        return True
+    return path == b"/topics" and b"topic" in request.args

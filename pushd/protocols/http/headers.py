@@ -224,7 +224,7 @@ def read_whole(data: bytes) -> WholeRequest | None:
 
 def head_lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """Return the lines of headers, spelled as twisted.web spells them."""
-    return b"".join([b"%b: %b\r\n" % (_canonical(name), value) for name, value in headers])
+    return b"".join([b"%b%b\r\n" % (_line_start(name), value) for name, value in headers])
 
 
 def asks_for_websocket(headers: RequestHeaders) -> bool:
@@ -288,6 +288,12 @@ def _canonical(name: str | bytes) -> bytes:
     """Return a name in the spelling under which twisted.web keeps it."""
     spelling = name.encode("latin-1") if isinstance(name, str) else name
     return _COMMON_NAMES.get(spelling) or _ask_for_canonical(spelling)
+
+
+@lru_cache(maxsize=1024)
+def _line_start(name: bytes) -> bytes:
+    """Return the beginning of a header's line."""
+    return b"%b: " % _canonical(name)
 
 
 @lru_cache(maxsize=1024)

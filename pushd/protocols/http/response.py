@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from html import escape
 from http import HTTPStatus
 from typing import Any
@@ -217,6 +218,7 @@ def json_refusal(
     return json_response(status, value, headers)
 
 
+@cache
 def phrase_of(status: int) -> str:
     """Return the reason phrase of a status, or "Unknown" (RFC 9110 §15)."""
     try:

@@ -60,6 +60,8 @@ class Inbox(CheapAwaitable):
     A full inbox pauses reading, so that TCP holds the peer; at half of that, reading resumes. What
     is in it can be read after the connection has ended, too.
 
+    If it ``gathers``, the task goes on only when all that has arrived together is in the inbox.
+
     :param clock: for time-outs.
     :param capacity: the number of messages at which it is full.
     """
@@ -71,6 +73,7 @@ class Inbox(CheapAwaitable):
         "_resume",
         "_size",
         "_timer",
+        "gathers",
         "messages",
         "source",
         "waiter",
@@ -84,6 +87,8 @@ class Inbox(CheapAwaitable):
         self.messages: deque[tuple[str | bytes, int, bool]] | tuple[()] = ()
         self._size = 0
         self._paused = False
+        #: Whether ``deliver_gathered`` is called after each read.
+        self.gathers = False
         #: The connection, while it is open.
         self.source: Source | None = None
         #: What a task awaits for the next message: a Deferred or the inbox itself.
@@ -95,7 +100,7 @@ class Inbox(CheapAwaitable):
     def put(self, message: str | bytes) -> None:
         """Deliver a message to the task that waits for it, or keep it."""
         resume = self._resume
-        if resume is not None:
+        if resume is not None and not self.gathers:
             if self._timer is None:
                 self.waiter = self._resume = None
             else:
@@ -120,10 +125,18 @@ class Inbox(CheapAwaitable):
                 self._paused = True
                 source.pause_reading()
 
+    def deliver_gathered(self) -> None:
+        """Deliver the first of several messages to the task that waits, if it does."""
+        resume = self._resume
+        if resume is not None and self.messages:
+            self._stop_waiting()
+            resume(self.take())
+
     def put_back(self, message: str | bytes) -> None:
         """Put a message back that came before all others, or give it to the task that waits."""
         if self.waiter is not None:
             self.put(message)
+            self.deliver_gathered()
             return
         others, self.messages = self.messages, deque[tuple[str | bytes, int, bool]]()
         self.put(message)
@@ -191,7 +204,10 @@ class Inbox(CheapAwaitable):
         self.messages, self._size = (), 0
 
     def end(self) -> None:
-        """Tell the task that waits that no message will come."""
+        """Tell the task that waits that no message will come, or deliver what was gathered."""
+        if self.messages:
+            self.deliver_gathered()
+            return
         resume = self._resume
         if resume is not None:
             self._stop_waiting()

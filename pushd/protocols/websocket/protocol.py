@@ -204,6 +204,8 @@ class PushProtocol(WebSocketServerProtocol):
     # What was read in this reactor iteration, and what continues in a later one.
     _work = 0
     _continuation: IDelayedCall | Turn | None = None
+    #: Called when all has been read that arrived together; set by a WebSocket that gathers it.
+    after_read: Callable[[], object] | None = None
     #: The client's address if a trusted proxy forwards it; set by what builds the protocol.
     forwarded_for: str | None = None
     # The message that arrives in fragments, or through Autobahn. Between messages it is an empty
@@ -498,6 +500,8 @@ class PushProtocol(WebSocketServerProtocol):
             elif self._work >= _MAX_WORK and not self._reading_paused:
                 self.transport.pauseProducing()
                 self._continuation = self.factory.clock.callLater(0, self._continue_reading)
+        if self.after_read is not None:
+            self.after_read()
 
     @property
     def _turn_key(self) -> Hashable:

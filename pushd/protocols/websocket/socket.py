@@ -97,6 +97,9 @@ class TopicSender(Protocol):
 class Wire(FrameWriter, Source, Protocol):
     """An open WebSocket connection: a ``PushProtocol``."""
 
+    #: Called once all has been delivered that arrived together.
+    after_read: Callable[[], object] | None
+
     def send(self, payload: bytes, *, binary: bool) -> None:
         """Send one message as one frame. Raises ValueError if it is longer than allowed."""
 
@@ -310,6 +313,13 @@ class WebSocket:
         inbox = self._inbox
         take = inbox.take if self.grace is None else self._take
         return [take() for _ in range(min(most, len(inbox.messages)))]
+
+    def gather(self) -> None:
+        """From now on, let a task that waits go on only when all is there that came together."""
+        self.accept()
+        self._inbox.gathers = True
+        if self._wire is not None:  # Or it has ended right behind the handshake.
+            self._wire.after_read = self._inbox.deliver_gathered
 
     def count_messages(self) -> int:
         """Return the number of messages that have arrived and were not read."""

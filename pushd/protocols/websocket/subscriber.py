@@ -52,7 +52,11 @@ class FrameWriter(Protocol):
 
 
 class Socket(Protocol):
-    """A WebSocket, as its subscribers need it."""
+    """A WebSocket, or what stands for one, as its subscribers need it."""
+
+    @property
+    def transport(self) -> str:
+        """The name of its transport, for the metrics."""
 
     @property
     def wire(self) -> FrameWriter:
@@ -83,8 +87,6 @@ class WebSocketSubscriber:
         "recovered",
     )
 
-    transport = "websocket"
-
     def __init__(self, socket: Socket) -> None:
         self._socket = socket
         self._subscription: Subscription | None = None
@@ -100,6 +102,11 @@ class WebSocketSubscriber:
         self._traffic = socket.wire.traffic
         #: Fires when it has started: True if nothing is missing since the id that was asked for.
         self.recovered: Deferred[bool] = Deferred()
+
+    @property
+    def transport(self) -> str:
+        """The name of the transport, for the metrics."""
+        return self._socket.transport
 
     @staticmethod
     def choose_form(window_bits: int) -> Form:

@@ -33,15 +33,17 @@ from twisted.python.failure import Failure
 from pushd.access.permissions import RevocationExchange
 from pushd.errors import RedisError, RedisUnavailable, Unavailable
 from pushd.schedule.histogram import Histogram
-from pushd.topics.broker import Draft, ignore_gap, succeed_at_once
+from pushd.topics.broker import Draft, NodeCalls, NodeRelay, ignore_gap, succeed_at_once
 from pushd.topics.cursor import UNKNOWN, Cursor
 from pushd.topics.history import Retention
 from pushd.topics.presence import PresenceExchange
 from pushd.topics.publication import Id, Publication, Replay
 from pushd.topics.redis.commands import TopicCommands
 from pushd.topics.redis.followed_topic import FollowedTopic
+from pushd.topics.redis.node_calls import RedisNodeCalls
 from pushd.topics.redis.presence import RedisPresence
 from pushd.topics.redis.reconnect import Reconnector
+from pushd.topics.redis.relay import RedisRelay
 from pushd.topics.redis.revocations import RedisRevocations
 from pushd.topics.redis.schedules import RedisSchedules
 from pushd.topics.redis.scripts import RedisNames
@@ -113,6 +115,20 @@ class RedisBroker:
         self.revocations = self._revocations = RedisRevocations(
             reactor, self._reconnector, names, node=node, name=name
         )
+        #: Passes messages to single nodes.
+        self.relay: NodeRelay | None
+        self.relay = self._relay = RedisRelay(self._reconnector, names, node=node, name=name)
+        self._wait_timeouts = make_timeouts(reactor, self.fault)
+        #: Calls the other nodes.
+        self.calls: NodeCalls | None
+        self.calls = self._calls = RedisNodeCalls(
+            reactor,
+            self._reconnector,
+            names,
+            Waiters(self._wait_timeouts),
+            node=node,
+            name=name,
+        )
         #: Keeps the schedules of all nodes.
         self.schedules = RedisSchedules(
             reactor,
@@ -126,7 +142,6 @@ class RedisBroker:
             lateness=Histogram() if lateness is None else lateness,
         )
         self._sync = TopicSync(reactor, self._reconnector, self._commands, name=name)
-        self._wait_timeouts = make_timeouts(reactor, self.fault)
         # Reads of topics that are not followed wait for a session.
         self._waiters = Waiters(self._wait_timeouts)
         self._deliver: Callable[[Publication], None] = _ignore
@@ -245,19 +260,20 @@ class RedisBroker:
         self._sync.connected()
         self._presence.connected()
         self._revocations.connected(session)
+        self._relay.connected(session)
+        self._calls.connected(session)
         self.schedules.connected(session)
 
     def _disconnected(self) -> None:
         self._sync.disconnected()
         self._presence.disconnected()
         self._revocations.disconnected()
+        self._calls.disconnected()
         self.schedules.disconnected()
 
     def _receive(self, channel: bytes, message: bytes) -> None:
-        if not self._sync.receive(channel, message) and not self._presence.receive(
-            channel, message
-        ):
-            self._revocations.receive(channel, message)
+        parts = (self._sync, self._presence, self._revocations, self._relay, self._calls)
+        any(part.receive(channel, message) for part in parts)
 
     async def _replay(self, name: str, after: Id | None, limit: int) -> Replay:
         while True:

@@ -91,7 +91,7 @@ class TopicCommands:
         size = 0
         keys, args = [self._names.server], [*self._common(session), KEY_TTL]
         for draft in drafts:
-            kind, data = encode(draft.data, draft.event, draft.is_json)
+            kind, data = encode(draft.data, draft.event, draft.is_json, draft.metadata)
             place = self._place(draft.topic)
             keys += place.keys
             if draft.key is None:

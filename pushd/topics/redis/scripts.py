@@ -3,12 +3,13 @@
 A topic is stored in two keys, which share a hash tag: ``pushd:{topic}:topic`` is a hash of its
 epoch, its last offset and its generation; ``pushd:{topic}:history`` is a stream whose entries have
 the id ``offset-milliseconds`` and the publication, in a field of its kind: ``t`` for text, ``b``
-for bytes, ``j`` for JSON; or a capital letter if it has an event, with the event's name in a line
-before the data. What was published with an idempotency key is in ``pushd:{topic}:key:SHA-256``.
-Only topics, whose characters cannot be mistaken for the rest of a key, are written into keys as
-they are given. ``pushd:server`` is a hash about the server that wrote last, and the generation. A
-script writes to it first, before any topic, with commands that a full Redis denies: so it denies
-the first write or none. ``pushd`` is the prefix, unless the address has another.
+for bytes, ``j`` for JSON; or a capital letter if there is a line before the data: the name of its
+event, its metadata as JSON, or the one behind the other. What was published with an idempotency key
+is in ``pushd:{topic}:key:SHA-256``. Only topics, whose characters cannot be mistaken for the rest
+of a key, are written into keys as they are given. ``pushd:server`` is a hash about the server that
+wrote last, and the generation. A script writes to it first, before any topic, with commands that a
+full Redis denies: so it denies the first write or none. ``pushd`` is the prefix, unless the address
+has another.
 
 Publications of all topics are numbered: ``sequence`` in ``pushd:server`` is the last number. The
 second field of an entry has its number and that of the topic's previous publication, as in ``9:7``.
@@ -47,7 +48,14 @@ from functools import cached_property
 from hashlib import sha1, sha256
 from typing import Any
 
-from pushd.topics.publication import Id, Publication, Replay, check_event, check_topic
+from pushd.topics.publication import (
+    Id,
+    Publication,
+    Replay,
+    check_event,
+    check_metadata,
+    check_topic,
+)
 from pushd.topics.redis.address import PREFIX
 
 #: How much longer than its publications a topic is kept, in seconds. Nodes where it has subscribers
@@ -496,6 +504,19 @@ class RedisNames:
         """Return the channel of revocations, whose name is that of no topic's channel."""
         return f"{self.prefix}:{self.db}!revocations".encode()
 
+    def relay_channel(self, node: str) -> bytes:
+        """Return the channel of messages for a node, whose name is that of no topic's channel."""
+        return f"{self.prefix}:{self.db}!node:{node}".encode()
+
+    @property
+    def call_channel(self) -> bytes:
+        """Return the channel of calls of other nodes, whose name is that of no topic's channel."""
+        return f"{self.prefix}:{self.db}!calls".encode()
+
+    def answer_channel(self, node: str) -> bytes:
+        """Return the channel of the answers to a node, whose name is that of no topic's channel."""
+        return f"{self.prefix}:{self.db}!answers:{node}".encode()
+
     @property
     def schedules(self) -> str:
         """The key of the sorted set of schedules, each with the time at which it was made."""
@@ -534,34 +555,41 @@ class RedisNames:
         return f"{self.prefix}:{self.db}:{topic}".encode()
 
 
-def encode(data: str | bytes, event: str | None = None, is_json: bool = False) -> tuple[str, bytes]:
-    """Return the kind of a publication, as one letter, and its data with the event as bytes."""
+def encode(
+    data: str | bytes,
+    event: str | None = None,
+    is_json: bool = False,
+    metadata: str | None = None,
+) -> tuple[str, bytes]:
+    """Return the kind of a publication, as one letter, and as bytes its data with the rest."""
     if isinstance(data, str):
         kind, encoded = "j" if is_json else "t", data.encode()
     else:
         kind, encoded = "b", data
-    return (
-        (kind, encoded) if event is None else (kind.upper(), b"%b\n%b" % (event.encode(), encoded))
-    )
+    if event is None and metadata is None:
+        return kind, encoded
+    return kind.upper(), f"{event or ''}{metadata or ''}\n".encode() + encoded
 
 
-def decode(kind: bytes, data: bytes) -> tuple[str | bytes, str | None, bool]:
-    """Return the data of a publication, its event, and whether it is JSON.
+def decode(kind: bytes, data: bytes) -> tuple[str | bytes, str | None, bool, str | None]:
+    """Return the data of a publication, its event, whether it is JSON, and its metadata.
 
     Raises ValueError if it is malformed.
     """
     if not isinstance(data, bytes):
         raise ValueError("data must be bytes")
-    event = None
+    event = metadata = None
     if kind.isupper():
+        line, data = data.split(b"\n", 1)
+        name, brace, rest = line.decode().partition("{")
         # The name is checked: it becomes a line in event streams.
-        name, data = data.split(b"\n", 1)
-        event, kind = check_event(name.decode()), kind.lower()
+        event = check_event(name) if name or not brace else None
+        metadata, kind = check_metadata(f"{{{rest}") if brace else None, kind.lower()
     if kind == b"b":
-        return data, event, False
+        return data, event, False, metadata
     if kind not in (b"t", b"j"):
         raise ValueError("kind must be t, b or j")
-    return data.decode(), event, kind == b"j"
+    return data.decode(), event, kind == b"j", metadata
 
 
 def read_message(topic: str, message: bytes) -> Publication:
@@ -570,7 +598,7 @@ def read_message(topic: str, message: bytes) -> Publication:
     sequence = b"0"
     if rest[:1].isdigit():
         sequence, _, rest = rest.partition(b" ")
-    return Publication(topic, *_decode(rest[:1], rest[1:], read_id(id)), int(sequence))
+    return _make_publication(topic, rest[:1], rest[1:], read_id(id), int(sequence))
 
 
 def read_id(text: bytes) -> Id:
@@ -592,14 +620,14 @@ def read_replay(topic: str, answer: Sequence[Any]) -> Replay:
         offset += 1
         if int(place.partition(b"-")[0]) != offset:
             return Replay(last, False, (), last, newest)
-        made = Publication(topic, *_decode(kind, data, Id(epoch, offset)), int(sequence))
+        made = _make_publication(topic, kind, data, Id(epoch, offset), int(sequence))
         publications.append(made)
     if not publications and id.offset < last.offset:
         return Replay(last, False, (), last, newest)
     return Replay(id, answer[2] == 1, tuple(publications), last, newest)
 
 
-def _decode(kind: bytes, data: bytes, id: Id) -> tuple[str | bytes, Id, str | None, bool]:
-    """Return the members of a publication that follow its topic, up to its sequence."""
-    decoded, event, is_json = decode(kind, data)
-    return decoded, id, event, is_json
+def _make_publication(topic: str, kind: bytes, data: bytes, id: Id, sequence: int) -> Publication:
+    """Decode a publication."""
+    decoded, event, is_json, metadata = decode(kind, data)
+    return Publication(topic, decoded, id, event, is_json, sequence, 0, metadata)

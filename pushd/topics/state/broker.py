@@ -36,7 +36,7 @@ from pushd.topics.state.activity_log import (
     read_activity,
     remove_activity,
 )
-from pushd.topics.state.changes import HistoryChanges, insert_all, publication_row, topic_row
+from pushd.topics.state.changes import HistoryChanges, insert_all, insert_publications, topic_row
 from pushd.topics.state.database import Database, Statement
 from pushd.topics.state.recovery import LastRun, Losses, Recovery, find_losses, read_last_run
 from pushd.topics.state.writer import Changes, Writer
@@ -302,15 +302,15 @@ class StoredBroker(MemoryBroker):
             topics[name] = (name, epoch, id.offset, sequence, floor if kept else sequence)
             if kept:
                 publication = Publication(
-                    name, draft.data, id, draft.event, draft.is_json, sequence
+                    name, draft.data, id, draft.event, draft.is_json, sequence, 0, draft.metadata
                 )
-                publications.append(publication_row(publication, now))
+                publications.append((publication, now))
             if draft.key is not None:
                 held.number = self._changes.reserve_key()
                 keys.append((held.number, name, draft.key, epoch, id.offset, now))
         statements = [
             *insert_all("topic", list(topics.values())),
-            *insert_all("publication", publications),
+            *insert_publications(publications),
             *insert_all("idempotency", keys),
             Statement("UPDATE daemon SET sequence = ?", (sequence,)),
         ]
@@ -382,7 +382,9 @@ class StoredBroker(MemoryBroker):
 
     def _add(self, draft: Draft) -> Id:
         """Publish what was written, as the broker in memory does; deliver it unless this ends."""
-        publication = self._history.add(draft.topic, draft.data, draft.event, draft.is_json)
+        publication = self._history.add(
+            draft.topic, draft.data, draft.event, draft.is_json, draft.metadata
+        )
         self.published += 1
         if draft.key is not None:
             self._remember((draft.topic, draft.key), publication.id)

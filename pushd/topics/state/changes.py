@@ -45,6 +45,13 @@ def topic_row(topic: Topic) -> tuple[str, str, int, int, int]:
     return topic.name, topic.epoch, topic.offset, topic.sequence, topic.floor
 
 
+def insert_publications(made: Sequence[tuple[Publication, float]]) -> Iterator[Statement]:
+    """Yield statements that insert publications, each with the time of day at which it was made."""
+    yield from insert_all("publication", [publication_row(one, at) for one, at in made])
+    metadata = [(one.sequence, one.metadata) for one, _ in made if one.metadata is not None]
+    yield from insert_all("metadata", metadata)
+
+
 def publication_row(publication: Publication, at: float) -> tuple[Value, ...]:
     """Return the row of a publication that was made at a time of day."""
     return (
@@ -179,8 +186,7 @@ class HistoryChanges:
             yield delete_all("topic", "name", forgotten)
         yield from insert_all("topic", [topic_row(one) for one in topics.values() if one])
         publications, self._publications = self._publications, {}
-        rows = [publication_row(one, at) for one, at in publications.values()]
-        yield from insert_all("publication", rows)
+        yield from insert_publications(list(publications.values()))
         if self._dropped:
             yield delete_all("publication", "sequence", self._dropped)
             self._dropped = []

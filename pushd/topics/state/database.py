@@ -43,6 +43,8 @@ TABLES = (
     " sequence INTEGER NOT NULL, floor INTEGER NOT NULL) WITHOUT ROWID",
     "publication (sequence INTEGER PRIMARY KEY, topic TEXT NOT NULL, offset INTEGER NOT NULL,"
     " at REAL NOT NULL, data NOT NULL, event TEXT, is_json INTEGER NOT NULL)",
+    # Of the publications that have any.
+    "metadata (sequence INTEGER PRIMARY KEY, text TEXT NOT NULL)",
     "idempotency (number INTEGER PRIMARY KEY, topic TEXT NOT NULL, key TEXT NOT NULL,"
     " epoch TEXT NOT NULL, offset INTEGER NOT NULL, at REAL NOT NULL)",
     "schedule (number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, topic TEXT NOT NULL,"
@@ -50,6 +52,12 @@ TABLES = (
     " every REAL NOT NULL, count INTEGER NOT NULL, done INTEGER NOT NULL)",
     # The number of writes that had to reach the disk: one that changes nothing would not.
     "written (one INTEGER PRIMARY KEY CHECK (one = 1), number INTEGER NOT NULL)",
+)
+
+#: The triggers.
+TRIGGERS = (
+    "publication_deleted AFTER DELETE ON publication"
+    " BEGIN DELETE FROM metadata WHERE sequence = OLD.sequence; END",
 )
 
 #: The version of the tables. One that older daemons would misread has the next number.
@@ -228,12 +236,16 @@ class Database:
         pragma("journal_mode=WAL")
         pragma(f"journal_size_limit={_MAX_LOG}")
         pragma("temp_store=MEMORY")
+        # A row that is replaced is deleted as well.
+        pragma("recursive_triggers=ON")
         connection.execute("BEGIN IMMEDIATE")
         if is_new:
             pragma(f"application_id={_APPLICATION_ID}")
             pragma(f"user_version={VERSION}")
         for table in TABLES:
             connection.execute(f"CREATE TABLE IF NOT EXISTS {table}")
+        for trigger in TRIGGERS:
+            connection.execute(f"CREATE TRIGGER IF NOT EXISTS {trigger}")
         connection.execute("INSERT OR IGNORE INTO written VALUES (1, 0)")
         connection.execute("COMMIT")
 

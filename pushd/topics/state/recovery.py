@@ -153,16 +153,18 @@ class Recovery:
         topics, restore, now = self._topics, self._history.restore, self._now
         # The offset of the next publication of each topic.
         following: dict[str, int] = {}
-        for sequence, name, offset, at, data, event, is_json in self._database.read(
-            "SELECT sequence, topic, offset, at, data, event, is_json FROM publication "
-            "ORDER BY sequence"
+        for sequence, name, offset, at, data, event, is_json, metadata in self._database.read(
+            "SELECT sequence, topic, offset, at, data, event, is_json, text FROM publication "
+            "LEFT JOIN metadata USING (sequence) ORDER BY sequence"
         ):
             topic = topics.get(name)
             if topic is None or following.get(name, offset) != offset:
                 raise StateDamaged(f"{FILE} is damaged (publications of {name} are missing)")
             following[name] = offset + 1
             id = Id(topic.epoch, offset)
-            publication = Publication(topic.name, data, id, event, bool(is_json), sequence)
+            publication = Publication(
+                topic.name, data, id, event, bool(is_json), sequence, 0, metadata
+            )
             restore(topic, publication, max(0.0, now - at))
             self.publications += 1
         for name, offset in following.items():

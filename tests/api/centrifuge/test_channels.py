@@ -170,6 +170,17 @@ class OrderTests(CentrifugeTestCase):
         self.assertIn("subscribe", last)
         self.assertEqual(self.describe("a")["subscribers"], {"websocket": 1})
 
+    def test_others_meanwhile(self) -> None:
+        """Commands about other channels do not wait."""
+        client = self.connect()
+        client.tell("subscribe", channel="a")
+        client.tell("subscribe", channel="b")
+        for channel in ("a", "b"):
+            self.answer()
+            [reply] = client.heard()
+            self.assertIn("subscribe", reply)
+            self.assertEqual(self.describe(channel)["subscribers"], {"websocket": 1})
+
     def test_end_while_asked(self) -> None:
         """A connection that ends while the authorizer is asked gets no subscription."""
         client = self.connect()

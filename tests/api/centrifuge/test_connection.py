@@ -239,11 +239,34 @@ class PublishTests(CentrifugeTestCase):
         self.assertEqual(client.ask("publish", channel="a", data={"x": [1, "é"]}), {})
         client.ask("publish", channel="a", data="text")
         one, two = client.pushes
+        for push in (one, two):
+            info = push["pub"].pop("info")
+            self.assertEqual((info["user"], len(info["client"])), ("", 18))
         self.assertEqual(one["pub"], {"data": {"x": [1, "é"]}, "offset": 1})
         self.assertEqual(two["pub"], {"data": "text", "offset": 2})
         heard = [json.loads(message) for message in other.messages[1:]]
         self.assertEqual([said["data"] for said in heard], [{"x": [1, "é"]}, "text"])
         self.assertEqual([said["id"] for said in heard], [f"{began['epoch']}:{n}" for n in (1, 2)])
+
+    def test_info(self) -> None:
+        """Who publishes is told, also later; what a channel's own token says of it is preferred."""
+        self.start(rules=PUBLIC, token_keys=secret_keys())
+        client = self.open()
+        name = client.connect(token=sign({"sub": "ann", "info": {"n": 1}}))["client"]
+        client.ask("publish", channel="a", data=1)
+        client.ask("subscribe", channel="a", token=sign({"sub": "ann", "channel": "a", "info": 2}))
+        client.ask("publish", channel="a", data=2)
+        page = client.ask("history", channel="a", limit=-1)["publications"]
+        infos = [one["info"] for one in page]
+        known = {"user": "ann", "client": name}
+        self.assertEqual(infos, [{**known, "conn_info": {"n": 1}}, {**known, "conn_info": 2}])
+
+    def test_wrong_info(self) -> None:
+        """What is known of the client must be JSON."""
+        self.start(rules=PUBLIC, token_keys=secret_keys())
+        client = self.open()
+        client.connect(token=sign({"sub": "ann", "info": float("nan")}))
+        self.assertEqual(client.error("publish", channel="a", data=1), 107)
 
     def test_null(self) -> None:
         """Null is data."""
@@ -279,7 +302,7 @@ class PublishTests(CentrifugeTestCase):
         def fail(*args: Any, **more: Any) -> Deferred[Any]:
             raise Unavailable("gone")
 
-        self.patch(MemoryBroker, "publish", fail)
+        self.patch(MemoryBroker, "publish_all", fail)
         reply = self.connect().tell("publish", channel="a", data=1)
         self.assertEqual((reply["error"]["code"], reply["error"]["temporary"]), (100, True))
 
@@ -289,7 +312,7 @@ class PublishTests(CentrifugeTestCase):
         def fail(*args: Any, **more: Any) -> None:
             raise ZeroDivisionError
 
-        self.patch(MemoryBroker, "publish", fail)
+        self.patch(MemoryBroker, "publish_all", fail)
         client = self.connect()
         self.assertEqual(client.error("publish", channel="a", data=1), 100)
         self.assertEqual(client.ask("ping"), {})

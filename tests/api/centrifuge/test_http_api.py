@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 
 from pushd.errors import Unavailable
-from pushd.topics.broker import MemoryBroker
+from pushd.topics.broker import AnswerCall, MemoryBroker
 from pushd.topics.rules import Rule, Rules
 from tests.support.centrifuge_client import CentrifugeTestCase, Client
 from tests.support.keyring import secret_keys, sign
@@ -103,12 +103,22 @@ class PublishTests(ApiTestCase):
         self.result("publish", channel="a", b64data="AP8=")
         self.assertEqual([one["pub"]["data"] for one in client.pushes], [{"x": 1}, "AP8="])
 
+    def test_tags(self) -> None:
+        """Clients get the tags, and so does who reads the history."""
+        client, _ = self.enter("ann", "a")
+        self.result("publish", channel="a", data=1, tags={"é": "b"})
+        self.result("publish", channel="a", b64data="AP8=", tags={"c": "d"})
+        tags = [{"é": "b"}, {"c": "d", "encoding": "base64"}]
+        self.assertEqual([one["pub"]["tags"] for one in client.pushes], tags)
+        page = self.result("history", channel="a", limit=-1)["publications"]
+        self.assertEqual([one["tags"] for one in page], tags)
+
     def test_mistakes(self) -> None:
         """What cannot be published has the code of its kind."""
         self.assertEqual(self.code("publish", channel="a", b64data="?"), 107)
         self.assertEqual(self.code("publish", channel="a", data="\ud800"), 107)
         self.assertEqual(self.code("publish", channel="a", data=1, skip_history=True), 108)
-        self.assertEqual(self.code("publish", channel="a", data=1, tags={"a": "b"}), 108)
+        self.assertEqual(self.code("publish", channel="a", data=1, tags={"a": "b" * 4096}), 106)
         self.assertEqual(self.code("publish", channel="small", data="123456"), 106)
         self.assertEqual(self.code("publish", channel="small", b64data="MTIzNDU2"), 106)
 
@@ -118,7 +128,7 @@ class PublishTests(ApiTestCase):
         def refuse(*args: Any, **more: Any) -> Deferred[Any]:
             raise Unavailable("gone")
 
-        self.patch(MemoryBroker, "publish", refuse)
+        self.patch(MemoryBroker, "publish_all", refuse)
         self.assertEqual(self.code("publish", channel="a", data=1), 100)
 
     def test_broadcast(self) -> None:
@@ -186,6 +196,64 @@ class ReadTests(ApiTestCase):
         counts = [node[f"num_{one}"] for one in ("clients", "users", "subs", "channels")]
         self.assertEqual(counts, [1, 1, 2, 2])
         self.assertEqual(node["uptime"], 7)
+
+
+class FakeCalls:
+    """Takes down what is asked of other nodes, and answers for one."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, Any]] = []
+        self.reply: Any = None
+
+    def serve(self, answer: AnswerCall) -> None:
+        """Keep what answers the calls of other nodes."""
+        self.answer = answer
+
+    def call(self, method: str, argument: Any) -> Deferred[list[Any]]:
+        """Answer."""
+        self.asked.append((method, argument))
+        return succeed([self.reply])
+
+
+class NodesTests(ApiTestCase):
+    """Several nodes."""
+
+    def setUp(self) -> None:
+        """Start a daemon that has another node beside it."""
+        self.calls = FakeCalls()
+        self.patch(MemoryBroker, "calls", self.calls)
+        super().setUp()
+
+    def test_added(self) -> None:
+        """What is at several nodes is added up, or listed."""
+        self.enter("ann", "news", "x")
+        self.calls.reply = {"news": 2, "y": 1}
+        channels = self.result("channels")["channels"]
+        counts = {name: one["num_clients"] for name, one in channels.items()}
+        self.assertEqual(counts, {"news": 3, "x": 1, "y": 1})
+        self.calls.reply = {"name": "other"}
+        names = [node["name"] for node in self.result("info")["nodes"]]
+        self.assertEqual(names, ["pushd", "other"])
+
+    def test_asked(self) -> None:
+        """Other nodes are asked what this one was, unless that is wrong."""
+        requests: list[tuple[str, dict[str, Any]]] = [
+            ("disconnect", {"user": "ann", "disconnect": {"code": 4000, "reason": "x"}}),
+            ("unsubscribe", {"user": "ann", "channel": "x", "client": "c"}),
+            ("refresh", {"user": "ann", "expired": True}),
+        ]
+        for method, request in requests:
+            self.assertEqual(self.result(method, **request), {})
+            self.assertEqual(self.code(method), 107)
+        self.assertEqual(self.calls.asked, requests)
+
+    def test_answers(self) -> None:
+        """Other nodes are answered."""
+        client, _ = self.enter("ann", "news")
+        self.assertEqual(self.calls.answer("channels", {}), {"news": 1})
+        self.calls.answer("disconnect", {"user": "ann"})
+        self.daemon.settle()
+        self.assertIsNotNone(client.browser.closing)
 
 
 class ClientTests(ApiTestCase):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from pushd.api.centrifuge.codec import (
-    PROTOBUF,
-)
+import json
+
+from pushd.api.centrifuge.codec import PROTOBUF
 from pushd.topics.rules import Rule, Rules
 from tests.support.centrifuge_client import PATH, CentrifugeTestCase, ProtobufClient
 from tests.support.keyring import secret_keys, sign
+
+PUBLIC = Rules([Rule(match="**", publish="anyone", subscribe="anyone")])
 
 
 class ProtobufTests(CentrifugeTestCase):
@@ -22,28 +24,46 @@ class ProtobufTests(CentrifugeTestCase):
         client = self.connect_protobuf()
         self.assertEqual(client.browser.subprotocol, PROTOBUF)
         epoch = client.ask("subscribe", channel="a")["epoch"]
-        json = self.connect()
-        json.ask("subscribe", channel="a")
+        other = self.connect()
+        other.ask("subscribe", channel="a")
         for data in (b'{"x":1}', b"text", b"\xff\x00"):
             self.assertEqual(client.ask("publish", channel="a", data=data), {})
+        pushes = client.pushes
+        for push in pushes:
+            self.assertEqual(len(push["pub"].pop("info")["client"]), 18)
         self.assertEqual(
-            client.pushes,
+            pushes,
             [
                 {"channel": "a", "pub": {"data": b'{"x":1}', "offset": 1}},
                 {"channel": "a", "pub": {"data": b"text", "offset": 2}},
                 {"channel": "a", "pub": {"data": b"\xff\x00", "offset": 3}},
             ],
         )
-        self.assertEqual([one["pub"]["data"] for one in json.pushes], [{"x": 1}, "text", "/wA="])
+        self.assertEqual([one["pub"]["data"] for one in other.pushes], [{"x": 1}, "text", "/wA="])
         self.assertEqual(client.error("publish", channel="a"), 107)
         since = {"epoch": epoch, "offset": 2}
         page = client.ask("history", channel="a", limit=-1, since=since)
-        self.assertEqual(page["publications"], [{"data": b"\xff\x00", "offset": 3}])
+        [last] = page["publications"]
+        self.assertEqual((last["data"], last["offset"]), (b"\xff\x00", 3))
         self.daemon.advance(25)
         self.assertEqual(client.heard(), [{}])
         client.send({})
         self.daemon.advance(25)
         self.assertEqual(client.heard(), [{}])
+
+    def test_metadata(self) -> None:
+        """The info of the client that published is bytes of JSON; tags are strings."""
+        self.start(rules=PUBLIC, token_keys=secret_keys())
+        client = ProtobufClient(self.daemon.connect(PATH, subprotocols=[PROTOBUF]))
+        client.connect(token=sign({"sub": "ann", "info": {"n": 1}}))
+        client.ask("subscribe", channel="a")
+        client.ask("publish", channel="a", data=b"x")
+        body = json.dumps({"channel": "a", "data": 1, "tags": {"a": "é"}}).encode()
+        self.control("POST", "/api/publish", body)
+        info, tags = client.pushes
+        self.assertEqual(info["pub"]["info"]["conn_info"], b'{"n":1}')
+        self.assertEqual(info["pub"]["info"]["user"], "ann")
+        self.assertEqual(tags["pub"]["tags"], {"a": "é"})
 
     def test_server_channels(self) -> None:
         """Maps are read and written."""

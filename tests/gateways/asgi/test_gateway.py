@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectionDone
+from twisted.python.failure import Failure
 
 from pushd.gateways.asgi.gateway import TaskResult
+from pushd.gateways.asgi.http import HttpConversation
 from pushd.gateways.asgi.scope import Receive, Scope, Send
+from pushd.views.request import Request
 from tests.support.asgi_case import AsgiTestCase, Recorder, body, start
 from tests.support.event_loop_case import EventLoopTestCase
+from tests.support.peer import request
+from tests.support.recording_socket import SocketConnection
 
 
 class PathTests(AsgiTestCase):
@@ -40,6 +47,16 @@ class PathTests(AsgiTestCase):
             self.serve(Recorder(start(), body(b"application")), web=name)
             self.assertEqual(self.ask("/a.txt").body, b"file")
             self.assertEqual(self.ask("/b.txt").body, b"application")
+
+    def test_centrifuge(self) -> None:
+        """Centrifuge clients are pushd's own, and the bodies of their requests are read first."""
+        application = Recorder(start(), body(b"application"))
+        self.serve(application, centrifuge=True)
+        sent = b'{"session":"a","node":"b","data":"{}"}'
+        self.assertEqual(self.ask("/emulation", "POST", body=sent).status, 404)
+        answer = self.ask("/connection/uni_http_stream", "POST", body=b"nonsense")
+        self.assertEqual(answer.status, 400)
+        self.assertEqual(application.scopes, [])
 
     def test_websocket_at_topic(self) -> None:
         """A WebSocket at a topic is pushd's own."""
@@ -99,6 +116,29 @@ class StopTests(AsgiTestCase):
         self.assertEqual(ended, ["ended"])
         self.assertTrue(stopped.called)
 
+    def test_clean_up(self) -> None:
+        """A stop waits for what a call that was cancelled does for its end, and cancels it once."""
+        ended: list[str] = []
+
+        async def application(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "lifespan":
+                return
+            await send(start())
+            await send(body(b"ok"))
+            try:
+                await asyncio.sleep(100)
+            finally:
+                await asyncio.sleep(1)
+                ended.append("ended")
+
+        self.serve(application)
+        self.ask()
+        stopped = self.daemon.begin_stop()
+        self.daemon.advance(5, 0.9)
+        self.assertEqual((ended, stopped.called), ([], False))
+        self.daemon.advance(0.1)
+        self.assertEqual((ended, stopped.called), (["ended"], True))
+
     def test_leaves_running(self) -> None:
         """A call whose client has left goes on: it may have something to finish."""
         ended: list[str] = []
@@ -115,6 +155,64 @@ class StopTests(AsgiTestCase):
         self.daemon.advance(60)
         self.assertEqual(ended, ["ended"])
         self.assertEqual(self.flushLoggedErrors(), [])
+
+
+def alive(kind: type) -> list[object]:
+    """Return the objects of a type that have not been freed."""
+    return [one for one in gc.get_objects() if type(one) is kind]
+
+
+class AtOnceTests(AsgiTestCase):
+    """Calls that need not wait for anything."""
+
+    def open(self, application: Any) -> Any:
+        """Serve it, and open a connection; return the event loop."""
+        loop: Any = self.serve(application)._loop
+        self.server = SocketConnection(self.daemon)
+        self.addCleanup(lambda: self.server.connectionLost(Failure(ConnectionDone())))
+        return loop
+
+    def get(self) -> None:
+        """Ask for a page."""
+        self.server.receive(request("GET / HTTP/1.1", "Host: localhost"))
+
+    def test_same_iteration(self) -> None:
+        """A page is answered within the call that brings its request, in a task of asyncio's."""
+        tasks: list[Any] = []
+
+        async def application(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "http":
+                tasks.append(asyncio.current_task())
+                self.assertIs(asyncio.get_running_loop(), loop)
+                await receive()
+                await send(start())
+                await send(body(b"ok"))
+
+        loop = self.open(application)
+        for number in (1, 2):
+            loop.run(self.get)
+            self.assertEqual(self.server.sent.count(b"ok"), number)
+            self.assertTrue(tasks[-1].done())
+
+    def test_no_cycle(self) -> None:
+        """Nothing is left of a page for the garbage collector."""
+        loop = self.open(Recorder(start(), body(b"ok")))
+        gc.collect()
+        gc.disable()
+        self.addCleanup(gc.enable)
+        before = alive(HttpConversation)
+        loop.run(self.get)
+        self.assertIn(b"ok", self.server.sent)
+        self.assertEqual(len(alive(HttpConversation)), len(before))
+
+    def test_request_of_websocket(self) -> None:
+        """The scope of a WebSocket, which its application keeps, does not keep its request."""
+        self.serve(Recorder({"type": "websocket.accept"}, {"type": "websocket.send", "text": "a"}))
+        gc.collect()
+        before = alive(Request)
+        self.assertEqual(self.connect().messages, ["a"])
+        gc.collect()
+        self.assertEqual(len(alive(Request)), len(before))
 
 
 class TaskResultTests(EventLoopTestCase):

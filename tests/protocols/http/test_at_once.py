@@ -53,6 +53,17 @@ class AtOnceTests(SynchronousTestCase):
         self.daemon.settle()
         return self.server.sent
 
+    def test_behind_another_answer(self) -> None:
+        """An answer does not overtake one that waits in the transport's buffer."""
+        self.send(post(b"x"))
+        self.server.forget()
+        self.server.receive(request("GET /healthz HTTP/1.1", "Host: localhost"))
+        self.server.receive(post(b"x"))
+        self.assertEqual(len(self.answered), 2)
+        self.assertRegex(self.server.sent, rb'(?s)"alive".*"subscribers":0')
+        self.send(post(b"x"))
+        self.assertEqual(len(self.server.fake_socket.given), 1)
+
     def test_same(self) -> None:
         """The answer is that of the long way: the same headers, and the next id."""
         answers = []
@@ -117,7 +128,7 @@ class AtOnceTests(SynchronousTestCase):
             (400, post(b"x", "Idempotency-Key: a b")),
             (400, post(b"x", "Host: localhost")),
             (403, post(b"x", host="example.com")),
-            (403, post(b"x", "Origin: http://localhost")),
+            (403, post(b"x", "Origin: http://example.com")),
             (413, post(b"x" * 300, path="/topics/small")),
             (404, post(b"x", path="/other")),
             (200, post(b'{"publications": []}', path="/publish")),

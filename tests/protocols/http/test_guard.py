@@ -474,6 +474,15 @@ class OtherAddressTests(SynchronousTestCase):
                 self.assertEqual(self.status(address, host=host), 403, host)
             self.assertEqual(self.status(address, host="localhost", origin="null"), 403)
 
+    def test_streams(self) -> None:
+        """At further paths of topics, the Origin of plain requests is checked as well."""
+        guard = public_guard(Origins(), Hosts(), {b"/live/sse"})
+        for path, status in ((b"/live/sse", 403), (b"/live/%73se", 403), (b"/live", 200)):
+            request = self.request(UNIXAddress(None), host="a", origin="http://b")
+            request.path = path
+            refused = guard(request)
+            self.assertEqual(200 if refused is None else refused.status, status, path)
+
     def test_public(self) -> None:
         """The public port checks the Origin against the Host, whatever its own address is."""
         guard = public_guard(Origins(), Hosts())

@@ -180,6 +180,27 @@ class WaitingTests(InboxTestCase):
         self.inbox.end()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
+    def test_gathered(self) -> None:
+        """If it gathers, a task that waits goes on when all has arrived, or at the end."""
+        self.inbox.gathers = True
+        self.inbox.deliver_gathered()
+        for deliver in (self.inbox.deliver_gathered, self.inbox.end):
+            waiting = self.inbox.wait(None)
+            self.inbox.deliver_gathered()
+            self.put("a", "b", "c", "d")
+            self.assertNoResult(waiting)
+            deliver()
+            self.assertEqual(self.successResultOf(waiting), "a")
+            self.assertIsNone(self.inbox.waiter)
+            self.inbox.deliver_gathered()
+            self.assertEqual(self.take(3), ["b", "c", "d"])
+        waiting = self.inbox.wait(None)
+        waiting.give_back("e")
+        self.assertEqual(self.successResultOf(waiting), "e")
+        waiting = self.inbox.wait(None)
+        self.inbox.end()
+        self.assertIsNone(self.successResultOf(waiting))
+
     def test_timeout(self) -> None:
         """After the timeout it gets a TimeoutError, and the next message is kept."""
         waiting = self.inbox.wait(2.5)

@@ -61,6 +61,7 @@ class FakeConnection:
     push = send
     window_bits = 0
     sender = None
+    after_read: Callable[[], object] | None = None
     traffic = Traffic()
 
     def push_frames(self, frames: bytes) -> None:

@@ -27,6 +27,8 @@ from pushd.topics.publication import Id
 class FakeWebSocket:
     """A WebSocket and its connection: records what it sends, and has room for some of it."""
 
+    transport = "websocket"
+
     def __init__(self) -> None:
         self.sent: list[tuple[bytes, bool]] = []
         self.closings: list[Closing] = []

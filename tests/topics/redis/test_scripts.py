@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 from hashlib import sha1
+from itertools import product
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -92,13 +93,19 @@ class DataTests(SynchronousTestCase):
         self.assertEqual((publication.data, publication.sequence), ("8 x", 0))
 
     def test_kinds(self) -> None:
-        """The event, and whether it is JSON, are kept with the data; JSON is always text."""
-        for data in ("", "1\n", b"", b"\n\xff"):
-            for event in (None, "paid"):
-                for is_json in (False, True):
-                    kind, encoded = encode(data, event, is_json)
-                    expected = data, event, is_json and isinstance(data, str)
-                    self.assertEqual(decode(kind.encode(), encoded), expected)
+        """The event, the metadata, and whether it is JSON, are kept; JSON is always text."""
+        datas: tuple[str | bytes, ...] = ("", "1\n", b"", b"\n\xff")
+        for data, event, is_json, metadata in product(
+            datas, (None, "paid"), (False, True), (None, '{"tags":{}}')
+        ):
+            kind, encoded = encode(data, event, is_json, metadata)
+            expected = data, event, is_json and isinstance(data, str), metadata
+            self.assertEqual(decode(kind.encode(), encoded), expected)
+
+    def test_invalid_metadata(self) -> None:
+        """Metadata that no node has written raise ValueError."""
+        for data in (b"{\nx", b"e{}}\nx", b"message{}\nx", b'{"tags":1}\nx'):
+            self.assertRaises(ValueError, decode, b"T", data)
 
     def test_invalid_event(self) -> None:
         """A name that would not fit into a line of an event stream raises ValueError."""

@@ -96,6 +96,27 @@ class RestartTests(StateTestCase):
         [publication] = self.successResultOf(node.broker.replay("t", before, 1)).publications
         self.assertEqual((publication.event, publication.is_json), ("e", True))
 
+    def test_metadata(self) -> None:
+        """Metadata are kept as long as their publications, and no others get them."""
+        for sync in SYNCS:
+            node = self.make(sync, retention=Retention(size=2))
+            begun = self.successResultOf(node.broker.replay("t", None, 0)).last
+            for metadata in ('{"tags":{"n":"1"}}', None, '{"tags":{"n":"2"}}'):
+                self.publish(node, Draft("t", "x", metadata=metadata))
+            node.restart()
+            after = Id(begun.epoch, 1)
+            found = self.successResultOf(node.broker.replay("t", after, 1 << 20)).publications
+            self.assertEqual([one.metadata for one in found], [None, '{"tags":{"n":"2"}}'])
+            node.write()
+            node.stop()
+            self.assertEqual(self.rows(node, "metadata"), [(3, '{"tags":{"n":"2"}}')])
+
+    def publish(self, node: StateNode, draft: Draft) -> None:
+        """Publish a draft."""
+        publishing = node.broker.publish_all((draft,))
+        node.write()
+        self.successResultOf(publishing)
+
     def test_age(self) -> None:
         """Publications are as old after a restart as they are by the time of day."""
         node = self.make()
@@ -350,13 +371,13 @@ class CrashTests(StateTestCase):
             folder = make_folder(self)
             with capturedLogs() as events:
                 node = StateNode(folder, folder / "missing", sync)
-            self.addCleanup(node.database.close)
             self.assertEqual([event["event"] for event in events], expected)
             id = node.publish("t", "a")
             node.write()
             node.kill()
             node.start()
             self.assertEqual(node.read("t", id), (sync == "always", []))
+            node.kill()
 
 
 class FullDiskTests(StateTestCase):

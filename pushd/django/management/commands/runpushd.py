@@ -130,6 +130,8 @@ def _with_static_files(settings: Settings) -> Settings:
 
 def _parse(given: list[str]) -> Options:
     options = Options()
+    if "--reload" in given:
+        raise CommandError("runpushd reloads the code by itself: leave out --reload")
     try:
         options.parseOptions(given)
     except SystemExit as error:

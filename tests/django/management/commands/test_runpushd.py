@@ -181,6 +181,7 @@ class RunPushdTests(SynchronousTestCase):
         """An invalid option, or no application, is a CommandError."""
         for args, application, line in (
             (["--", "--threads", "many"], APPLICATION, "--threads many: must be a number"),
+            (["--", "--reload"], APPLICATION, "runpushd reloads the code by itself"),
             (["web"], APPLICATION, "must be an endpoint such as"),
             (["--noreload"], None, "WSGI_APPLICATION"),
             (["--noreload"], "nowhere.application", "No module named 'nowhere'"),

@@ -1,0 +1,1 @@
+"""deploy/Dockerfile, built and run in namespaces, without Docker: ``make containers``."""
