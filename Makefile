@@ -193,8 +193,9 @@ asgi: redis .venv/asgi/.ready  ## Serve ASGI applications of many frameworks (2 
 
 .PHONY: sdk
 sdk: redis chromium nginx haproxy .venv/sdk/.ready  ## Run the SDKs of Centrifugo against pushd (4 min); needs Node
-	$(BIN)/pytest -q -n 2 tests/sdk tests/browser/test_centrifuge.py \
-		tests/browser/test_centrifuge_transports.py --ignore tests/sdk/suites
+	$(BIN)/pytest -q -n 2 tests/sdk --ignore tests/sdk/suites
+	# Apart: the event loop of Playwright runs until its process ends.
+	$(BIN)/pytest -q tests/browser/test_centrifuge.py tests/browser/test_centrifuge_transports.py
 
 .PHONY: sdk-suites
 sdk-suites: $(SDK_PYTHON) $(SDK_JS)  ## Run the tests that the SDKs have of their own (2 min); needs Node and GitHub

@@ -30,9 +30,6 @@ SPREAD = {
     ("protocols/http/access_log.py", "_facts(request)"): {
         *("connection", "peer", "method", "path", "seconds")
     },
-    ("protocols/http/access_log.py", "facts"): {
-        *("connection", "peer", "method", "path", "seconds", "status", "length", "reason")
-    },
     ("service/event_loop.py", "fields"): {"report", "task"},
     ("views/authorizer.py", "fields"): {"authorizer", "peer", "action", "topic"},
     ("views/exchange.py", "self._log_fields()"): {"connection", "view", "path", "peer"},
@@ -41,11 +38,13 @@ SPREAD = {
 # The levels of calls that are no methods of a logger named after one, and the fields that these
 # functions add.
 FUNCTIONS = {
-    ("access/connections.py", "emit_info"): ({"info"}, set[str]()),
-    ("protocols/http/access_log.py", "emit_info"): ({"info"}, set[str]()),
     ("protocols/fast_paths.py", "_report"): ({"warn"}, {"path", "lacking"}),
     ("service/reload.py", "log"): ({"info", "warn"}, set[str]()),
 }
+
+# Modules whose events are dictionaries for ``emit_info``, and what is added to some of these.
+EMITTING = {"access/connections.py", "protocols/http/access_log.py"}
+ADDED = {"request": {"reason"}}
 
 # What a failure is logged with.
 FAILURE = ({"critical"}, {"traceback"})
@@ -65,12 +64,37 @@ def find_logged() -> dict[str, Event]:
     package = ROOT / "pushd"
     for path in sorted(package.rglob("*.py")):
         module = path.relative_to(package).as_posix()
-        for name, call in find_calls(ast.parse(path.read_text())):
+        tree = ast.parse(path.read_text())
+        found = [(name, read_call(module, call)) for name, call in find_calls(tree)]
+        if module in EMITTING:
+            found += find_dictionaries(module, tree)
+        for name, (levels, fields) in found:
             event = events.setdefault(name, Event())
-            levels, fields = read_call(module, call)
             event.levels |= levels
             event.fields |= fields
     return events
+
+
+def find_dictionaries(
+    module: str, tree: ast.AST
+) -> Iterator[tuple[str, tuple[set[str], set[str]]]]:
+    """Yield the events that are written as dictionaries, with their level and fields."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Dict):
+            continue
+        fields = {
+            key.value: value
+            for key, value in zip(node.keys, node.values, strict=True)
+            if isinstance(key, ast.Constant)
+        }
+        event = fields.pop("event", None)
+        if isinstance(event, ast.Constant):
+            name = str(event.value)
+            names = {str(field) for field in fields} | ADDED.get(name, set())
+            for key, value in zip(node.keys, node.values, strict=True):
+                if key is None:
+                    names |= SPREAD[module, ast.unparse(value)]
+            yield name, ({"info"}, names)
 
 
 def find_calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:

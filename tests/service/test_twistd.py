@@ -74,7 +74,8 @@ class MakeServiceTests(SynchronousTestCase):
 
     def test_code_reload(self) -> None:
         """With --reload the code is watched, until the daemon stops."""
-        for args, watched in ((("--reload",), 1), ((), 0)):
+        state = str(make_folder(self))
+        for args, watched in ((("--reload", "--state", state), 1), ((), 0)):
             _, _, service = self.make("--control", "none", "--listen", "tcp:1", *args)
             found = [one for one in service if isinstance(one, CodeReload)]
             self.assertEqual(len(found), watched)

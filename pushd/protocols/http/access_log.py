@@ -76,9 +76,12 @@ class AccessLog:
         self._count_failure(request.peer, request.code)
         if not request.has_access_line:
             return
-        facts = _facts(request)
-        facts["event"] = "request"
-        facts["status"], facts["length"] = request.code, request.sentLength
+        facts = {
+            "event": "request",
+            **_facts(request),
+            "status": request.code,
+            "length": request.sentLength,
+        }
         line = "{peer} {method} {path} {status} {length} after {seconds:.3f} s"
         if request.why_refused:
             facts["reason"] = request.why_refused

@@ -30,7 +30,7 @@ def test_suite(tmp_path: Path) -> None:
         (copy / "node_modules").symlink_to(suite / "node_modules")
         done = subprocess.run(
             [
-                *("node", "node_modules/jest/bin/jest.js", "--runInBand", "--json"),
+                *("node", "node_modules/jest/bin/jest.js", "--runInBand", "--forceExit", "--json"),
                 *("--outputFile", str(report), "--testNamePattern", names_but(names)),
                 *(f"/{file}$" for file in files if not without.has(file)),
             ],
