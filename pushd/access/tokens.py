@@ -106,14 +106,14 @@ class TokenKeys:
         :param endless: whether it may be without an ``exp``, and never expires then.
         """
         claims = self._read_claims(token)
-        expires = _read_time(claims, "exp")
+        expires = read_time(claims, "exp")
         if expires is None:
             if not endless:
                 raise BadToken("token has no exp")
             expires = inf
         if now >= expires + LEEWAY:
             raise TokenExpired("token expired")
-        if now < (_read_time(claims, "nbf") or 0) - LEEWAY:
+        if now < (read_time(claims, "nbf") or 0) - LEEWAY:
             raise BadToken("token is not valid yet")
         audience = claims.get("aud", AUDIENCE)
         if audience != AUDIENCE and not (isinstance(audience, list) and AUDIENCE in audience):
@@ -176,7 +176,8 @@ def _secrets(keys: Iterable[Key]) -> list[Key]:
     return [key for key in keys if isinstance(key.material, bytes)]
 
 
-def _read_time(claims: Mapping[str, Any], name: str) -> float | None:
+def read_time(claims: Mapping[str, Any], name: str) -> float | None:
+    """Return a time in seconds since 1970; None if it is absent. Raises BadToken."""
     if name not in claims:
         return None
     time = claims[name]

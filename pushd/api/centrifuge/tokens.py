@@ -12,9 +12,12 @@ from typing import Any
 
 from pushd.access.authorization import Authorizer
 from pushd.access.closing import PERMISSION_EXPIRED
-from pushd.access.tokens import LEEWAY, Identity
+from pushd.access.tokens import LEEWAY, Identity, read_time
 from pushd.errors import BadToken, TokenExpired
 from pushd.topics.publication import check_topic
+
+# The longest time to live that clients are told, in seconds: its field in Protobuf has 32 bits.
+_MAX_TTL = (1 << 32) - 1
 
 
 def read_connection_token(authorizer: Authorizer, token: str) -> Identity | None:
@@ -82,14 +85,10 @@ def lifetime(authorizer: Authorizer, expires: float) -> dict[str, Any]:
     """
     if expires == inf:
         return {}
-    return {"expires": True, "ttl": max(1, int(expires - authorizer.now()))}
+    return {"expires": True, "ttl": int(min(max(1, expires - authorizer.now()), _MAX_TTL))}
 
 
 def _read_expiry(identity: Identity) -> float:
     """Return when a subscription ends: ``expire_at``, or when its token expires. 0 is never."""
-    given = identity.claims.get("expire_at")
-    if given is None:
-        return identity.expires
-    if not isinstance(given, int | float) or isinstance(given, bool) or given < 0:
-        raise BadToken("token's expire_at must be a number of seconds since 1970, or 0")
-    return float(given) or inf
+    given = read_time(identity.claims, "expire_at")
+    return identity.expires if given is None else given or inf

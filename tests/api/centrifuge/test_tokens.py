@@ -33,7 +33,7 @@ class ChannelTokenTests(CentrifugeTestCase):
 
     def test_refused(self) -> None:
         """It must be valid, for this channel and this user; a closed topic stays closed."""
-        for claims in ({"channel": "b"}, {"sub": "bob"}, {"expire_at": "x"}, {"expire_at": True}):
+        for claims in ({"channel": "b"}, {"sub": "bob"}, {"expire_at": "x"}, {"expire_at": 1e13}):
             given = sign({"sub": "ann", "channel": "a", **claims})
             self.assertEqual(self.client.error("subscribe", channel="a", token=given), 103)
         self.assertEqual(self.client.error("subscribe", channel="a", token="x"), 103)
@@ -68,6 +68,10 @@ class ChannelTokenTests(CentrifugeTestCase):
         """The subscription may last longer than its token, or for ever."""
         self.assertEqual(self.subscribe(exp=60, expire_at=90)["subscribe"]["ttl"], 90)
         self.assertNotIn("ttl", self.subscribe("b", exp=60, expire_at=0)["subscribe"])
+
+    def test_distant(self) -> None:
+        """A time to live is at most what fits its field in Protobuf."""
+        self.assertEqual(self.subscribe(exp=1e12)["subscribe"]["ttl"], (1 << 32) - 1)
 
     def test_refresh_mistakes(self) -> None:
         """A fresh token is for a channel that is subscribed to."""
