@@ -98,6 +98,7 @@ class AsyncResource(Resource):
             require_method(request, *self.methods)
             return await self.answer(request)
         except BadRequest as error:
+            request.why_refused = error.line
             return refuse(error)
         except Unavailable as error:
             headers = {"Retry-After": f"{error.retry_after}"}

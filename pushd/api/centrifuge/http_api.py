@@ -11,6 +11,7 @@ from base64 import b64decode
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from fnmatch import fnmatchcase
+from hashlib import sha256
 from hmac import compare_digest
 from typing import Any, NoReturn
 
@@ -23,7 +24,7 @@ from pushd.api.centrifuge.dependencies import CentrifugeDependencies
 from pushd.api.centrifuge.history import read_page
 from pushd.api.centrifuge.presence import clients_of, stats_of
 from pushd.api.centrifuge.schema import Field, read_message
-from pushd.api.publish import read_header
+from pushd.api.publish import read_header, read_key
 from pushd.api.resource import AsyncResource, require_known
 from pushd.errors import BadRequest, CommandRefused, Unavailable
 from pushd.protocols.http.response import JSON_HEADERS, Response
@@ -288,8 +289,7 @@ class HttpApi:
         limit = self._state.rules.find(topic).message_limit(self._state.limits.max_message)
         if len(data.encode() if isinstance(data, str) else data) > limit:
             raise CommandRefused(ErrorCode.LIMIT_EXCEEDED, f"data must be at most {limit} bytes")
-        key = request.get("idempotency_key") or None
-        return Draft(topic, data, key, is_json=is_json, metadata=metadata)
+        return Draft(topic, data, _idempotency_key(request), is_json=is_json, metadata=metadata)
 
     async def _describe(self, request: dict[str, Any]) -> Any:
         topic = _topic(request.get("channel", ""))
@@ -335,6 +335,9 @@ class HttpApiResource(AsyncResource):
             reply = await self._api.call(self._name, body)
         except CommandRefused as refused:
             reply = {"error": _error(refused.code, refused.message)}
+        if "error" in reply:
+            # For the log: the status does not tell.
+            request.why_refused = "error {code}: {message}".format_map(reply["error"])
         return Response(200, JSON_HEADERS, f"{to_json_line(reply)}\n")
 
 
@@ -357,6 +360,19 @@ def _user(request: dict[str, Any]) -> str:
     if not user:
         raise CommandRefused(ErrorCode.BAD_REQUEST, "user is required")
     return user
+
+
+def _idempotency_key(request: dict[str, Any]) -> str | None:
+    """Return the key that makes a publication safe to repeat; None without one.
+
+    In Centrifugo it may be any text. One that pushd does not have is kept as its hash: it may be
+    long, and keys with a blank are those of publishers at the public port.
+    """
+    given: str = request.get("idempotency_key", "")
+    try:
+        return read_key(given or None, "idempotency_key")
+    except BadRequest:
+        return sha256(given.encode()).hexdigest()
 
 
 def _closing(request: dict[str, Any]) -> Closing:

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
+from twisted.logger import capturedLogs
 
 from pushd.errors import Unavailable
 from pushd.topics.broker import AnswerCall, MemoryBroker
@@ -65,6 +66,30 @@ class RequestTests(ApiTestCase):
         self.assertEqual(self.status("/api/info", X_API_Key="secret"), 200)
         self.assertEqual(self.status("/api/info", Authorization="apikey secret"), 200)
 
+    def test_log(self) -> None:
+        """The log says why a request has failed, also where its status is 200."""
+        self.start(api_key=b"secret")
+        named = {"X-API-Key": "secret"}
+        with capturedLogs() as logs:
+            self.control("POST", "/api/info", b"{}", {"X-API-Key": "wrong"})
+            self.control("POST", "/api/dance", b"{}", named)
+            self.control("POST", "/api/publish", b"{", named)
+            self.control("POST", "/api/publish", b"{}", named)
+            self.control("POST", "/api/batch", b"[]", named)
+            self.control("POST", "/api/info", b"{}", named)
+        lines = [one for one in logs if one.get("event") == "request"]
+        self.assertEqual(
+            [one.get("reason", "").partition(" must")[0] for one in lines],
+            [
+                "X-API-Key is missing or wrong",
+                "no such method",
+                "the body is not valid JSON",
+                "error 107: topic",
+                "error 107: batch",
+                "",
+            ],
+        )
+
     def test_off(self) -> None:
         """Without the option, and for other methods, there is nothing."""
         self.assertEqual(self.status("/api/dance"), 404)
@@ -102,6 +127,17 @@ class PublishTests(ApiTestCase):
         self.assertEqual(again, first)
         self.result("publish", channel="a", b64data="AP8=")
         self.assertEqual([one["pub"]["data"] for one in client.pushes], [{"x": 1}, "AP8="])
+
+    def test_keys(self) -> None:
+        """A key may be any text; a long one takes no more memory than another."""
+        for number, key in enumerate(("k", "a b", "é", "x" * 100_000), 1):
+            for _ in range(2):
+                result = self.result("publish", channel="a", data=1, idempotency_key=key)
+                self.assertEqual(result["offset"], number)
+        broker = self.daemon._service._broker
+        assert isinstance(broker, MemoryBroker)
+        keys = [key for _, key in broker._ids]
+        self.assertEqual([len(key) for key in keys], [1, 64, 64, 64])
 
     def test_tags(self) -> None:
         """Clients get the tags, and so does who reads the history."""
@@ -302,6 +338,9 @@ class ClientTests(ApiTestCase):
         [push] = one.pushes
         self.assertEqual(push["refresh"], {"expires": True, "ttl": 100})
         self.assertEqual(two.pushes, [])
+        self.result("refresh", user="ann", client=first, expire_at=(1 << 63) - 1)
+        [push] = one.pushes
+        self.assertEqual(push["refresh"]["ttl"], (1 << 32) - 1)
         self.result("refresh", user="ann")
         self.result("refresh", user="ann", expired=True)
         self.assertEqual([self.closed(client) for client in (one, two, bob)], [3005, 3005, None])
