@@ -11,14 +11,14 @@ from tests.support.topic_clients import TopicTestCase, V1WebSocketClient
 
 # What each request of the control port takes.
 CONTROL = (
-    ("GET", "/topics", ()),
+    ("GET", "/topics", ("name", "limit", "order")),
     ("GET", "/topics/t", ()),
     ("POST", "/topics/t", ("at", "delay", "every", "count")),
     ("POST", "/publish", ()),
-    ("GET", "/connections", ("after",)),
+    ("GET", "/connections", ("after", "limit", "transport", "peer", "path", "subject")),
     ("GET", "/connections/1", ()),
     ("DELETE", "/connections/1", ("code", "reason")),
-    ("GET", "/schedules", ()),
+    ("GET", "/schedules", ("limit",)),
     ("GET", "/schedules/SCHEDULE", ()),
     ("DELETE", "/schedules/SCHEDULE", ()),
 )

@@ -399,8 +399,9 @@ class HealthTests(CommandTestCase):
         self.assertIn(b"GET / HTTP/1.1", self.network.sent[-1])
         self.good("--url", "http://127.0.0.1:8080/test/?a=b", "health")
         self.assertIn(b"GET /test/?a=b HTTP/1.1", self.network.sent[-1])
-        for url in ("http://127.0.0.1:8080/none/", "unix:/run/control.sock"):
-            self.assertIn("(404)", self.bad("health", "--url", url))
+        # The operator's page.
+        self.assertEqual(self.good("health", "--url", "unix:/run/control.sock"), "served\n")
+        self.assertIn("(404)", self.bad("health", "--url", "http://127.0.0.1:8080/none/"))
         self.assertIn("the URL must be like", self.bad("health", "--url", "127.0.0.1"))
 
     def test_unreachable(self) -> None:

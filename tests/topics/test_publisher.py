@@ -134,7 +134,9 @@ class PublisherTests(ViewTestCase):
             self.run_task(cancel, path)
             self.daemon.advance(*[0.5] * 10)
             self.assertEqual(len(client.got) - before, 5)
-            self.assertEqual(self.control("GET", "/schedules").body, b'{"schedules":[]}\n')
+            self.assertEqual(
+                self.control("GET", "/schedules").body, b'{"schedules":[],"total":0}\n'
+            )
 
     def test_rule(self) -> None:
         """The rule of a topic can lower the limit on publications, also on scheduled ones."""

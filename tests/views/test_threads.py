@@ -1388,4 +1388,4 @@ class TopicTests(TopicTestCase):
         self.start({"/view": view})
         self.daemon.get("/view")
         self.assertEqual((len(handles[0].id), record), (18, [True, True, True, False]))
-        self.assertEqual(self.control("GET", "/schedules").body, b'{"schedules":[]}\n')
+        self.assertEqual(self.control("GET", "/schedules").body, b'{"schedules":[],"total":0}\n')
