@@ -256,8 +256,9 @@ class Connection:
         most = self._dependencies.state.limits.max_topics + _MAX_WAITING
         if len(self._waiting) >= most:
             work.close()
-            line = "too many commands wait for their answers"
-            self._refuse(id, CommandRefused(ErrorCode.TOO_MANY_REQUESTS, line, temporary=True))
+            if id:  # A message has no answer.
+                line = "too many commands wait for their answers"
+                self._refuse(id, CommandRefused(ErrorCode.TOO_MANY_REQUESTS, line, temporary=True))
             return
         done = Deferred.fromCoroutine(work)
         self._waiting[done] = None

@@ -6,6 +6,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
+from pushd.access.limits import Limits
 from pushd.testing import Daemon
 from pushd.views import NotPermitted, Request, RpcError
 from tests.support.centrifuge_client import CentrifugeTestCase, Client
@@ -129,3 +130,13 @@ class ProcedureTests(CentrifugeTestCase):
         self.assertEqual(client.heard(), [])
         self.flushLoggedErrors(ZeroDivisionError)
         self.assertFalse(client.browser.gone)
+
+    def test_many_messages(self) -> None:
+        """Messages beyond those that may wait are dropped; that is no answer, either."""
+        self.start(rpc=self.call, limits=Limits(max_topics=1))
+        self.answer = Deferred()
+        client = self.connect()
+        for _ in range(66):
+            client.send({"send": {"data": 1}})
+        self.assertEqual(client.heard(), [])
+        self.assertEqual(len(self.calls), 65)
