@@ -277,8 +277,12 @@ class Connection:
             line = "temporarily unavailable"
             error = CommandRefused(ErrorCode.INTERNAL_ERROR, line, temporary=True)
         elif not isinstance(error, CommandRefused):
+            connection = self._dependencies.state.connections.find(self._link)
             _log.failure(
-                "a command of a Centrifuge client failed", failure=result, event="command_failed"
+                "a command of Centrifuge client #{connection} failed",
+                failure=result,
+                event="command_failed",
+                connection=connection and connection.id,
             )
             error = CommandRefused(ErrorCode.INTERNAL_ERROR, "internal error", temporary=True)
         if self._state is _State.CONNECTING:

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.logger import capturedLogs
 
 from pushd.access.closing import GOING_AWAY, TRY_AGAIN_LATER
 from pushd.access.limits import Limits
@@ -317,7 +318,10 @@ class PublishTests(CentrifugeTestCase):
 
         self.patch(MemoryBroker, "publish_all", fail)
         client = self.connect()
-        self.assertEqual(client.error("publish", channel="a", data=1), 100)
+        with capturedLogs() as logs:
+            self.assertEqual(client.error("publish", channel="a", data=1), 100)
+        [failed] = [one for one in logs if one.get("event") == "command_failed"]
+        self.assertEqual(failed["connection"], 1)
         self.assertEqual(client.ask("ping"), {})
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
