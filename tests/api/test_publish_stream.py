@@ -201,6 +201,15 @@ class StreamTests(StreamTestCase):
         self.server.receive(frames + close_frame(1000))
         self.assertEqual(self.broker.published, 10)
 
+    def test_leaves_at_once(self) -> None:
+        """A publisher may leave right behind its handshake."""
+        server = SocketConnection(self.daemon, control=True)
+        server.receive(handshake("/publish") + close_frame(1000))
+        self.daemon.settle()
+        head, _, rest = server.sent.partition(b"\r\n\r\n")
+        self.assertTrue(head.startswith(b"HTTP/1.1 101 "))
+        self.assertEqual([one.code for one in read_frames(rest)], [1000])
+
     def test_leaves(self) -> None:
         """What a publisher sent before it left is published, even if the broker takes long."""
         done: list[object] = []

@@ -56,6 +56,12 @@ class PathTests(AsgiTestCase):
         self.assertEqual(self.ask("/emulation", "POST", body=sent).status, 404)
         answer = self.ask("/connection/uni_http_stream", "POST", body=b"nonsense")
         self.assertEqual(answer.status, 400)
+        connection = self.daemon.open_connection()
+        head = f"POST /emulation HTTP/1.1\r\nHost: localhost:8080\r\nContent-Length: {len(sent)}"
+        connection.send(f"{head}\r\n\r\n".encode())
+        self.assertEqual(connection.received, b"")
+        connection.send(sent)
+        self.assertTrue(connection.received.startswith(b"HTTP/1.1 404 "))
         self.assertEqual(application.scopes, [])
 
     def test_websocket_at_topic(self) -> None:

@@ -157,6 +157,13 @@ class WebSocketTestCase(SynchronousTestCase):
 class OpeningTests(WebSocketTestCase):
     """The handshake is answered when the view first needs it."""
 
+    def test_lost_at_once(self) -> None:
+        """A connection may be lost within the call that answers its handshake."""
+        self.patch(self.connection, "resume_reading", self.websocket.connection_lost)
+        self.websocket.gather()
+        self.assertIsNone(self.connection.after_read)
+        self.assertTrue(self.websocket.is_closed())
+
     def test_first_need(self) -> None:
         """Each method that needs the connection accepts it, once."""
 

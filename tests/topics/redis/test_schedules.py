@@ -311,6 +311,17 @@ class FaultTests(RedisScheduleTestCase):
         self.cluster.pass_time(3)
         self.assertEqual(self.made, ["x"] * 20)
 
+    def test_lost_claim(self) -> None:
+        """If the session is lost while it is asked what is due, the next one is asked."""
+        self.add(self.one, delay=1)
+        self.redis.late = True
+        # Each node asks once a second.
+        self.cluster.pass_time(1.1)
+        self.assertTrue(self.redis.waiting)
+        self.redis.lose()
+        self.cluster.pass_time(3)
+        self.assertEqual(self.made, ["x"])
+
     def test_late_answer(self) -> None:
         """A late answer about schedules from a session that is over sets no timer."""
         self.redis.late = True
