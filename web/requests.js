@@ -135,7 +135,9 @@ async function refusal(response) {
   const permanent = status >= 400 && status < 500 && status !== 408 && status !== 429;
   const text = await response.text();
   const retryAfter = within(response.headers.get("Retry-After"), 0, MAX_RETRY_AFTER);
-  return new RequestError(status, text.slice(0, 200).trim(), permanent, retryAfter, parse(text));
+  const details = parse(text);
+  const message = typeof details.error === "string" ? details.error : text.slice(0, 200).trim();
+  return new RequestError(status, message, permanent, retryAfter, details);
 }
 
 function parse(text) {

@@ -151,12 +151,12 @@ def test_five_minutes(tmp_path: Path, page: Page) -> None:
         proxy.unreachable = False
         expect(page.locator("#state")).to_have_text("back, and nothing was missed")
         expect(items).to_have_text([f"{number}: hello" for number in range(1, 5)])
-        # As the document says for who cannot cut the network.
-        page.evaluate("client.disconnect()")
+        # The same in the browser's console, as the document has it.
+        page.evaluate("() => client.disconnect()")
         expect(page.locator("#state")).to_have_text("connecting")
         for line in commands:
             run(line)
-        page.evaluate("client.connect()")
+        page.evaluate("() => client.connect()")
         expect(page.locator("#state")).to_have_text("back, and nothing was missed")
         expect(items).to_have_text([f"{number}: hello" for number in range(1, 7)])
     assert_clean_exit(daemon)

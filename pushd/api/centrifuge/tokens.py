@@ -23,11 +23,11 @@ _MAX_TTL = (1 << 32) - 1
 def read_connection_token(authorizer: Authorizer, token: str) -> Identity | None:
     """Return the identity in the token of a connection; None without keys.
 
-    Raises BadToken, and TokenExpired.
+    Blanks and line ends around it do not count. Raises BadToken, and TokenExpired.
     """
     if not authorizer.keys:
         return None
-    return authorizer.keys.verify(token, authorizer.now(), endless=True)
+    return authorizer.keys.verify(token.strip(), authorizer.now(), endless=True)
 
 
 def read_subscription_token(

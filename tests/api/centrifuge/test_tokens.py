@@ -31,6 +31,13 @@ class ChannelTokenTests(CentrifugeTestCase):
         self.assertEqual(self.client.error("publish", channel="a", data=1), 103)
         self.assertEqual(self.client.error("history", channel="b"), 103)
 
+    def test_line_end(self) -> None:
+        """A line end behind a token does not count, of a connection or of a subscription."""
+        client = self.connect(token=sign({"sub": "bob", "subscribe": ["b"]}) + "\r\n")
+        client.ask("subscribe", channel="b")
+        given = sign({"sub": "bob", "channel": "a"}) + "\n"
+        client.ask("subscribe", channel="a", token=given)
+
     def test_refused(self) -> None:
         """It must be valid, for this channel and this user; a closed topic stays closed."""
         for claims in ({"channel": "b"}, {"sub": "bob"}, {"expire_at": "x"}, {"expire_at": 1e13}):

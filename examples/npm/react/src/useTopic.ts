@@ -8,10 +8,14 @@ export function useTopic<Data>(url: string, options?: TopicOptions) {
   const [publications, setPublications] = useState<Publication<Data>[]>([]);
   const [state, setState] = useState<State>();
   useEffect(() => {
-    setPublications([]);
     const add = (one: Publication<Data>) => setPublications((others) => [...others, one]);
-    return subscribe<Data>(url, add, { ...options, onState: setState }).close;
+    const { close } = subscribe<Data>(url, add, { ...options, onState: setState });
+    return () => {
+      close();
+      setPublications([]);
+    };
     // Only another URL makes another subscription: options may be a new object at each render.
+    // eslint-disable-next-line react-hooks/exhaustive-deps
   }, [url]);
   return { publications, state };
 }
