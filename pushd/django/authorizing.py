@@ -17,7 +17,7 @@ from django.core.handlers.wsgi import WSGIHandler, WSGIRequest
 from django.core.signals import request_started
 from django.http import HttpRequest, HttpResponse
 from django.urls import re_path
-from django.utils.module_loading import import_string
+from django.utils import module_loading
 
 from pushd.access.permissions import Permission
 from pushd.client import anywhere
@@ -26,6 +26,7 @@ from pushd.errors import NotPermitted
 from pushd.gateways.environ import make_environ
 from pushd.views import inprocess
 from pushd.views.request import Request
+from pushd.views.routes import explain_import
 
 _SETTING = "PUSHD_AUTHORIZE"
 
@@ -34,9 +35,12 @@ def find_function() -> Callable[..., Any]:
     """Return the function that the setting names. Raises ImproperlyConfigured."""
     name = getattr(settings, _SETTING, None)
     try:
-        function = import_string(name) if isinstance(name, str) else name
+        function = module_loading.import_string(name) if isinstance(name, str) else name
     except ImportError as error:
         raise ImproperlyConfigured(f"{_SETTING} = {name!r}: {error}") from error
+    except Exception as error:  # The module of the function may raise anything.
+        explained = explain_import(error, module_loading.__file__)
+        raise ImproperlyConfigured(f"{_SETTING} = {name!r}: {explained}") from error
     if not callable(function):
         raise ImproperlyConfigured(
             f'{_SETTING} must name a function, as "app.module.function" does; got {name!r}'

@@ -141,11 +141,16 @@ def load(text: str) -> Any:
         return getattr(importlib.import_module(module_name), name)
     except (Exception, SystemExit) as error:
         # A module may raise anything, or call sys.exit(); its author needs to know where.
-        message = " ".join(str(error).split())
-        raise ValueError(f"{type(error).__name__}: {message}{_place(error)}") from error
+        raise ValueError(explain_import(error, __file__)) from error
 
 
-def _place(error: BaseException) -> str:
+def explain_import(error: BaseException, importer: str) -> str:
+    """Describe in one line what the import of a module raised, and where in its code.
+
+    :param importer: the file of the code that imports, whose lines are not named.
+    """
+    message = " ".join(str(error).split())
     frames = [f for f in traceback.extract_tb(error.__traceback__) if "importlib" not in f.filename]
     last = frames[-1]
-    return "" if last.filename == __file__ else f" ({last.filename}, line {last.lineno})"
+    place = "" if last.filename == importer else f" ({last.filename}, line {last.lineno})"
+    return f"{type(error).__name__}: {message}{place}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from http.cookies import SimpleCookie
 from typing import Any
@@ -27,6 +28,7 @@ from pushd.gateways.application import find_authorizer
 from pushd.testing import Answer, Daemon
 from pushd.views import NotPermitted, Permission, inprocess
 from tests.support.django_site import MIDDLEWARE, prepare
+from tests.support.folder import make_folder
 from tests.support.held_port import held_port
 
 NAME = f"{__name__}.may"
@@ -320,3 +322,22 @@ class SettingTests(SynchronousTestCase):
                     find_authorizer()
                 self.assertIn("PUSHD_AUTHORIZE", str(caught.exception))
                 self.assertIn(text, str(caught.exception))
+
+    def test_broken_module(self) -> None:
+        """A module that raises is described in one line that names the setting and the place."""
+        folder = make_folder(self)
+        (folder / "authorizing_broken.py").write_text("def may(:\n")
+        (folder / "authorizing_wrong.py").write_text("\n1 / 0\n")
+        self.patch(sys, "path", [str(folder), *sys.path])
+        for module, text in (
+            ("authorizing_broken", "SyntaxError: invalid syntax (authorizing_broken.py, line 1)"),
+            (
+                "authorizing_wrong",
+                f"ZeroDivisionError: division by zero ({folder}/authorizing_wrong.py, line 2)",
+            ),
+        ):
+            with override_settings(PUSHD_AUTHORIZE=f"{module}.may"):
+                with self.assertRaises(ImproperlyConfigured) as caught:
+                    find_authorizer()
+                line = f"PUSHD_AUTHORIZE = '{module}.may': {text}"
+                self.assertEqual(str(caught.exception), line)

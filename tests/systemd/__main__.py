@@ -42,7 +42,8 @@ def _install(folder: Path, root: Path) -> None:
             for path in (target / package, *target.glob(f"{package}-*.dist-info")):
                 shutil.rmtree(path)
     else:
-        script += "/opt/pushd/bin/pip install hiredis"  # As docs/scaling.md says for Redis.
+        # As docs/scaling.md says for Redis, and docs/django.md for a project.
+        script += "/opt/pushd/bin/pip install hiredis django"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
         ["chroot", root, "/bin/bash", "-e", "-c", script],

@@ -10,6 +10,7 @@ import os
 import sys
 from argparse import ArgumentParser
 from dataclasses import replace
+from importlib import import_module
 from typing import Any
 
 from django.conf import settings
@@ -85,6 +86,8 @@ class Command(BaseCommand):
         module, _, name = (getattr(settings, setting, None) or "").rpartition(".")
         if not module:
             raise CommandError(f"the setting {setting} names no application")
+        if in_thread:
+            _import_code(module)
         options = _parse([f"--{kind}", f"{module}:{name}", *given])
         if settings.DEBUG and "django.contrib.staticfiles" in settings.INSTALLED_APPS:
             options.settings = _with_static_files(options.settings)
@@ -119,6 +122,22 @@ def _endpoint(addrport: str) -> str:
     address, _, port = addrport.rpartition(":")
     interface = address.strip("[]").replace(":", "\\:") or "127.0.0.1"
     return f"tcp:{port}:interface={interface}"
+
+
+def _import_code(module: str) -> None:
+    """Import the application's module and that of the authorizer, if there are such modules.
+
+    The reloader watches the file in which an exception is raised. The message of an option, which
+    takes the place of the exception, would leave it waiting for a change of pushd's own code.
+    """
+    authorizer = getattr(settings, "PUSHD_AUTHORIZE", None)
+    for name in (module, authorizer.rpartition(".")[0] if isinstance(authorizer, str) else ""):
+        try:
+            if name:
+                import_module(name)
+        except ModuleNotFoundError as error:
+            if not f"{name}.".startswith(f"{error.name}."):
+                raise
 
 
 def _with_static_files(settings: Settings) -> Settings:

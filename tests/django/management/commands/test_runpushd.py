@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from errno import EADDRINUSE
 from functools import partial
@@ -29,6 +30,7 @@ from pushd.options.settings import Settings
 from pushd.service import twistd
 from pushd.service.twistd import makeService
 from pushd.testing.event_loop import VirtualEventLoop
+from tests.support.folder import make_folder
 
 # The applications that the settings name.
 application = WSGIHandler()
@@ -194,6 +196,36 @@ class RunPushdTests(SynchronousTestCase):
             ):
                 call_command(Command(self.reactor), *args)
         self.assertEqual(self.addresses(), [])
+
+    def test_broken_code(self) -> None:
+        """The reloader sees what the site's code raises, and then watches the file."""
+        site = make_folder(self)
+        (site / "runpushd_broken.py").write_text("def may(:\n")
+        (site / "runpushd_needy.py").write_text("import runpushd_absent\n")
+        self.patch(sys, "path", [str(site), *sys.path])
+        for module, raised in (
+            ("runpushd_broken", SyntaxError),
+            ("runpushd_needy", ModuleNotFoundError),
+        ):
+            path = str(site / f"{module}.py")
+            for settings in (
+                {"WSGI_APPLICATION": f"{module}.application"},
+                {"WSGI_APPLICATION": APPLICATION, "PUSHD_AUTHORIZE": f"{module}.may"},
+            ):
+                with override_settings(**settings):
+                    self.patch(autoreload, "_error_files", [])
+                    self.patch(autoreload, "_exception", None)
+                    serve = autoreload.check_errors(partial(call_command, Command(self.reactor)))
+                    self.assertRaises(raised, serve)
+                    self.assertEqual(autoreload._error_files, [path])
+
+    def test_no_module(self) -> None:
+        """A setting that names no module is a CommandError that names the setting."""
+        with (
+            override_settings(WSGI_APPLICATION=APPLICATION, PUSHD_AUTHORIZE="tests.absent.may"),
+            self.assertRaisesRegex(CommandError, "PUSHD_AUTHORIZE = 'tests.absent.may': No module"),
+        ):
+            call_command(Command(self.reactor))
 
     def test_busy(self) -> None:
         """If a port is taken the process exits, in whichever thread."""
