@@ -112,6 +112,17 @@ def test_commands() -> None:
         assert "--control" in shown.stdout
 
 
+def test_completion() -> None:
+    """Shells find the completion of the command where they look for it."""
+    share = Path("/usr/share")
+    for shell, path in {
+        "bash": "bash-completion/completions/pushdctl",
+        "fish": "fish/vendor_completions.d/pushdctl.fish",
+        "zsh": "zsh/vendor-completions/_pushdctl",
+    }.items():
+        assert (share / path).read_text() == run("pushdctl", "completion", shell).stdout, shell
+
+
 def test_extras() -> None:
     """The extras of the daemon are there: Redis, uvloop, Centrifugo's protocol, asyncio client."""
     imports = "import hiredis, uvloop, google.protobuf, pushd.aio"
