@@ -14,6 +14,7 @@ from tests.containers.dockerfile import read_stages
 from tests.support.systemd_machine import ROOT
 
 DEPLOY = ROOT / "deploy"
+PAGE = ROOT / "docs/containers.md"
 
 # What a Secret holds, which is not in the manifests.
 BROKER = "redis://redis:6379/0"
@@ -66,6 +67,11 @@ class ImageTests(SynchronousTestCase):
         """Its entry point and its health check are programs of the environment, without a shell."""
         for command in (IMAGE.entrypoint, IMAGE.healthcheck):
             self.assertRegex(command[0], r"^/opt/pushd/bin/(twistd|pushdctl)$")
+
+    def test_live_documented(self) -> None:
+        """The health check for what restarts unhealthy containers needs no shell, either."""
+        (check,) = re.findall(r"`healthcheck: (\{.*\})`", PAGE.read_text())
+        self.assertEqual(yaml.safe_load(check), {"test": ["CMD", *IMAGE.healthcheck, "--live"]})
 
 
 class ComposeTests(SynchronousTestCase):
@@ -147,8 +153,12 @@ class KubernetesTests(SynchronousTestCase):
             self.assertEqual(context["capabilities"], {"drop": ["ALL"]})
 
     def test_documented(self) -> None:
-        """The page has every file, and the sum that the manifests are made with."""
-        text = (ROOT / "docs/containers.md").read_text()
+        """The page has every file, the image, and the sum that the manifests are made with."""
+        text = PAGE.read_text()
+        for _, _, container in self.pods():
+            self.assertIn(f"--tag {container['image']} .\n", text)
+            self.assertIn(f"docker push {container['image']}\n", text)
+            self.assertIn(f"set image deployment/pushd {container['name']}=", text)
         for path in (DEPLOY / "kubernetes").iterdir():
             self.assertIn(f"`{path.name}`", text)
         seconds = re.findall(r"`preStop`, (\d+)\s+seconds|`PUSHD_DRAIN`, (\d+)\s+seconds", text)
