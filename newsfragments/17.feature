@@ -1,1 +1,0 @@
-`--fast-paths off` switches off every optimisation that relies on internals of Twisted or Autobahn. `twistd pushd --help` groups the options by purpose. Sizes may be written as `10MB` or `64KiB`, and a misspelt option gets a suggestion. The `logger` field of the log has one name per part of pushd, such as `pushd.topics`.

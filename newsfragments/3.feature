@@ -1,1 +1,0 @@
-Views: `accept_websocket`, `require_websocket` and a `request.websocket` with everything that dwebsocket's had, for `async def` and for blocking functions; `--views MODULE:NAME`; and `pushd.testing`, a whole daemon in memory for tests.

@@ -1,1 +1,0 @@
-Safe on the open internet by default: same-origin handshakes (`--origin`), limits on messages, rates, buffers, connections and addresses (`--max-…`, `--trusted-proxy`), pings, timeouts, strict HTTP, permessage-deflate without context takeover. `make conformance` runs the Autobahn|Testsuite, and `docs/security.md` lists what pushd promises.

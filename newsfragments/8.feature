@@ -1,1 +1,0 @@
-More than one process: `--broker redis://…` keeps topics in a Redis shared by many nodes, over TLS, Unix sockets and Sentinel, with the same order, ids and resume on all of them, and nothing lost if it is unreachable for a while. `reuseport:` endpoints let several processes share one port. See docs/scaling.md.

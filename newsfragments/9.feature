@@ -1,1 +1,0 @@
-Django: `--wsgi MODULE:APPLICATION` serves any WSGI application beside views and topics. `pushd.django` has dwebsocket's names, so that views written for it only need a new import line. `publish` works in any Django code, `manage.py runpushd` reloads code, and `environ["pushd.websocket"]` serves Flask and others. See docs/django.md.
