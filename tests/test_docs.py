@@ -23,9 +23,11 @@ from typing import Any, NamedTuple
 
 from django import urls
 from django.contrib.auth import get_user_model
+from django.contrib.auth.signals import user_logged_out
 from django.core.handlers.wsgi import WSGIHandler
 from django.db.models.signals import post_save
 from django.test import override_settings
+from django.utils.module_loading import import_string
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd import errors
@@ -232,6 +234,8 @@ PYTEST_FILES = {
 
 _FRAMEWORK = "docs/asgi.md: ASGI: keep your application, and its consumers"
 TESTED.add(_FRAMEWORK)
+
+_REFERENCE = "docs/reference/python.md: "
 
 Names = dict[str, Any]
 
@@ -879,8 +883,8 @@ class FromDwebsocketTests(SynchronousTestCase):
         self.assertEqual(len(self.flushLoggedErrors(json.JSONDecodeError)), 1)
 
 
-class DjangoTests(SynchronousTestCase):
-    """Blocks of docs/django.md."""
+class DjangoTestCase(SynchronousTestCase):
+    """Tests of blocks that are parts of a Django site."""
 
     def setUp(self) -> None:
         """Create tables and a user before a block connects to the signal for saved users."""
@@ -900,6 +904,10 @@ class DjangoTests(SynchronousTestCase):
         daemon = Daemon({}, wsgi=WSGIHandler())
         self.addCleanup(daemon.stop)
         return daemon
+
+
+class DjangoTests(DjangoTestCase):
+    """Blocks of docs/django.md."""
 
     @runs("docs/django.md: Django, and any other WSGI application")
     def test_numbers(self, names: Names) -> None:
@@ -1043,6 +1051,139 @@ class DjangoTests(SynchronousTestCase):
         section = text.partition("\n## Async views\n")[2].partition("\n## ")[0]
         for name in _public(AsyncWebSocket):
             self.assertRegex(section, rf"`(await )?{name}\b", name)
+
+
+class _Enough(Exception):
+    """Ends a subscription of a test."""
+
+
+class ReferenceTests(DjangoTestCase):
+    """Blocks of docs/reference/python.md."""
+
+    def test_every_name(self) -> None:
+        """Each public name stands in an example, which imports it from its package."""
+        imported: set[tuple[str, str]] = set()
+        for block in BLOCKS.values():
+            for node in ast.walk(ast.parse(block.source)):
+                if isinstance(node, ast.ImportFrom) and node.module is not None:
+                    imported |= {(node.module, one.name) for one in node.names}
+        for name in ("pushd.views", "pushd.schedule", "pushd.testing", "pushd.django"):
+            self.assertEqual(_exported(name) - imported, set())
+        for name in ("pushd.asgi", "pushd.client", "pushd.aio"):
+            self.assertEqual(_exported(name) - imported, set())
+
+    @runs(f"{_REFERENCE}Publish from anywhere: `pushd`")
+    def test_anywhere(self, names: Names) -> None:
+        """It publishes, and returns the id."""
+        with Daemon({}) as daemon:
+            said = names["order_paid"](66)
+            self.assertEqual((said, said[-2:]), (daemon.last_id("orders/66"), ":1"))
+
+    @runs(f"{_REFERENCE}Views: `pushd.views`")
+    def test_views(self, names: Names) -> None:
+        """A lobby: who comes in is welcomed, hears what others say, and can be banned."""
+        with Daemon(names["views"], token_keys=secret_keys(), web="web") as daemon:
+            self.assertEqual(_get(daemon, "/").status, 200)
+            self.assertIn("open a WebSocket", _get(daemon, f"/lobby/?token={token('bob')}").text)
+            ann = daemon.connect(f"/lobby/?token={token('ann')}")
+            said = daemon.request("POST", f"/say/?token={token('bob')}", body=b"hello")
+            assert said is not None
+            self.assertEqual(json.loads(said.body), {"last": daemon.last_id("lobby")})
+            self.assertEqual(ann.messages, ["welcome, ann", "hello"])
+            banned = daemon.request("POST", "/ban/", body=b"ann")
+            assert banned is not None
+            self.assertEqual(json.loads(banned.body), {"ended": 1})
+            echo = daemon.connect("/echo/")
+            echo.send("a")
+            self.assertEqual(echo.messages, ["a"])
+
+    @runs(f"{_REFERENCE}Time: `pushd.schedule`")
+    def test_schedule(self, names: Names) -> None:
+        """Ten pushes in five seconds."""
+        with Daemon({"/": names["countdown"]}) as daemon:
+            browser = daemon.connect("/")
+            daemon.advance(1)
+            self.assertEqual(browser.messages, ["10", "9", "8"])
+
+    @runs(f"{_REFERENCE}Test kit: `pushd.testing`")
+    def test_testing(self, names: Names) -> None:
+        """The test passes."""
+        names["test_echo"]()
+        self.assertEqual(len(names["OTHERS"]), 4)
+
+    @runs(f"{_REFERENCE}Django: `pushd.django`")
+    def test_django(self, names: Names) -> None:
+        """Views of both kinds, and a log-out that ends what the user has subscribed to."""
+        self.addCleanup(user_logged_out.disconnect, names["end_subscriptions"])
+        self.assertTrue(callable(import_string(names["MIDDLEWARE"][0])))
+        daemon = self.serve(("count", names["count"]), ("tell/<text>", names["tell"]))
+        said = json.loads(_get(daemon, "/tell/hello/").text)
+        self.assertEqual(said, {"last": daemon.last_id("news")})
+        browser = daemon.connect("/count/")
+        browser.send("a")
+        self.assertEqual(browser.messages, ["1: a"])
+        browser.close()
+        names["end_subscriptions"](None, get_user_model().objects.get(username="ann"))
+        daemon.stop()
+        settings = override_settings(ROOT_URLCONF=(urls.path("", names["echo"]),))
+        with settings, Daemon({}, asgi=WebSocketASGIHandler()) as other:
+            browser = other.connect("/")
+            browser.send("a")
+            self.assertEqual(browser.messages, ["a"])
+
+    @runs(f"{_REFERENCE}ASGI applications: `pushd.asgi`")
+    def test_asgi(self, names: Names) -> None:
+        """A page publishes, and says the id."""
+        with Daemon({}, asgi=names["application"]) as daemon:
+            self.assertEqual(_get(daemon, "/a").text, daemon.last_id("hits"))
+
+    @runs(f"{_REFERENCE}Client: `pushd.client`")
+    def test_client(self, names: Names) -> None:
+        """What is published is shown; a mistake is told."""
+        shown = self.follow(lambda url, show: asyncio.to_thread(names["watch"], url, "t", show))
+        self.assertEqual(shown, ["load the state anew", "hello"])
+        with Daemon({}) as daemon:
+
+            async def run() -> str:
+                async with asyncio.timeout(60), Loopback(daemon) as loopback:
+                    said: str = await asyncio.to_thread(
+                        names["report"], loopback.control, "a b", "x"
+                    )
+                    return said
+
+            self.assertRegex(asyncio.run(run()), "^refused with 400: ")
+
+    @runs(f"{_REFERENCE}Client for asyncio: `pushd.aio`")
+    def test_aio(self, names: Names) -> None:
+        """The same with asyncio."""
+        shown = self.follow(lambda url, show: names["watch"](url, "t", show))
+        self.assertEqual(shown, ["load the state anew", "hello"])
+
+    def follow(self, watch: Callable[[str, Callable[[str], None]], Any]) -> list[str]:
+        """Return what is shown until a message has come, which is published once one listens."""
+        shown: list[str] = []
+
+        async def run() -> None:
+            async with asyncio.timeout(60), Loopback(daemon) as loopback:
+                loop = asyncio.get_running_loop()
+
+                def show(text: str) -> None:
+                    shown.append(text)
+                    if len(shown) == 1:
+                        loop.call_soon_threadsafe(daemon.publish, "t", "hello")
+                    else:
+                        raise _Enough
+
+                await watch(loopback.url, show)
+
+        with Daemon({}) as daemon, self.assertRaises(_Enough):
+            asyncio.run(run())
+        return shown
+
+
+def _exported(package: str) -> set[tuple[str, str]]:
+    """Return the public names of a package, each with the package."""
+    return {(package, name) for name in importlib.import_module(package).__all__}
 
 
 class TestingTests(SynchronousTestCase):
