@@ -117,12 +117,12 @@ live: systemd-analyze nginx haproxy caddy redis zsh fish $(SDK_PYTHON)  ## Tests
 .PHONY: slow-paths
 slow-paths: .venv/.dev  ## A part of the tests again, with --fast-paths off
 	PUSHD_FAST_PATHS=off $(BIN)/pytest -q -n 2 tests/protocols
-	PUSHD_FAST_PATHS=off $(BIN)/pytest -q -n 4 --dist loadfile \
+	PUSHD_FAST_PATHS=off $(BIN)/pytest -q -n 4 \
 		tests/live/test_demo.py tests/live/test_topics.py
 
 .PHONY: asyncio
 asyncio: .venv/.dev  ## A part of the live tests again, with --loop asyncio
-	PUSHD_LOOP=asyncio $(BIN)/pytest -q -n 4 --dist loadfile \
+	PUSHD_LOOP=asyncio $(BIN)/pytest -q -n 4 \
 		tests/live/test_demo.py tests/live/test_topics.py
 
 .PHONY: systemd
