@@ -15,20 +15,21 @@ from tests.support.topic_clients import TopicTestCase
 PATH = "/connection/websocket"
 
 
-class Client:
-    """One client that speaks JSON.
+class Commander:
+    """Sends commands, and keeps what comes for whoever asks."""
 
-    :param browser: its WebSocket.
-    """
+    _id = 0
 
-    def __init__(self, browser: Browser) -> None:
-        self.browser = browser
-        self._id = 0
+    def __init__(self) -> None:
         self._pushes: list[dict[str, Any]] = []
 
-    def connect(self, **request: Any) -> dict[str, Any]:
-        """Send the first command, and return its result."""
-        return self.ask("connect", **request)
+    def send(self, *commands: Mapping[str, Any]) -> None:
+        """Send commands together."""
+        raise NotImplementedError
+
+    def heard(self) -> list[dict[str, Any]]:
+        """Return what was received since the last call."""
+        raise NotImplementedError
 
     def ask(self, kind: str, **request: Any) -> dict[str, Any]:
         """Send a command, and return its result."""
@@ -60,6 +61,21 @@ class Client:
         self.reply(0)
         pushes, self._pushes = self._pushes, []
         return pushes
+
+
+class Client(Commander):
+    """One client that speaks JSON.
+
+    :param browser: its WebSocket.
+    """
+
+    def __init__(self, browser: Browser) -> None:
+        super().__init__()
+        self.browser = browser
+
+    def connect(self, **request: Any) -> dict[str, Any]:
+        """Send the first command, and return its result."""
+        return self.ask("connect", **request)
 
     def send(self, *commands: Mapping[str, Any]) -> None:
         """Send commands in one frame."""

@@ -10,7 +10,7 @@ from urllib.parse import quote
 from pushd.api.centrifuge.codec import _delimit, _read_varint
 from pushd.api.centrifuge.protobuf import _COMMAND, _EMULATION, _REPLY, _fill
 from pushd.testing import Answer, Daemon, RawConnection
-from tests.support.centrifuge_client import CentrifugeTestCase, read_fields
+from tests.support.centrifuge_client import CentrifugeTestCase, Commander, read_fields
 
 #: Where commands are sent.
 EMULATION = "/emulation"
@@ -94,7 +94,7 @@ class Stream:
         return taken
 
 
-class StreamClient:
+class StreamClient(Commander):
     """A client whose replies and pushes come in a stream.
 
     :param path: of its transport.
@@ -114,8 +114,8 @@ class StreamClient:
     ) -> None:
         self.daemon = daemon
         self._emulation = emulation
+        super().__init__()
         self._id = 1
-        self._pushes: list[dict[str, Any]] = []
         self._left = b""
         self.stream = self.open(path, {"id": 1, "connect": dict(request)}, options)
         #: The result of its connect command; empty if it has no such reply.
@@ -158,24 +158,6 @@ class StreamClient:
         """Whether the stream is over, complete or not."""
         return self.stream.connection.closed or self.stream.ended
 
-    def ask(self, kind: str, **request: Any) -> dict[str, Any]:
-        """Send a command, and return its result."""
-        reply = self.tell(kind, **request)
-        assert kind in reply, reply
-        result: dict[str, Any] = reply[kind]
-        return result
-
-    def error(self, kind: str, **request: Any) -> int:
-        """Send a command, and return the code of the error that it is answered with."""
-        code: int = self.tell(kind, **request)["error"]["code"]
-        return code
-
-    def tell(self, kind: str, **request: Any) -> dict[str, Any]:
-        """Send a command, and return the reply; an empty one if there is none yet."""
-        self._id += 1
-        self.send({"id": self._id, kind: request})
-        return self.reply(self._id)
-
     def send(self, *commands: Mapping[str, Any]) -> None:
         """Send commands, which are taken."""
         answer = self.post(self.encode(*commands))
@@ -188,19 +170,6 @@ class StreamClient:
         answer = where.request("POST", self._emulation, headers, body)
         assert answer is not None
         return answer
-
-    def reply(self, id: int) -> dict[str, Any]:
-        """Return the reply to a command, if it has come; keep the pushes for ``pushes``."""
-        heard = self.heard()
-        self._pushes += [one["push"] for one in heard if "push" in one]
-        return next((one for one in heard if one.get("id") == id), {})
-
-    @property
-    def pushes(self) -> list[dict[str, Any]]:
-        """The pushes since the last call."""
-        self.reply(0)
-        pushes, self._pushes = self._pushes, []
-        return pushes
 
     def heard(self) -> list[dict[str, Any]]:
         """Return what was received since the last call."""

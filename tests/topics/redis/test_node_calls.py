@@ -5,52 +5,16 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import capturedLogs
-from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.errors import RedisError, RedisUnavailable, Unavailable
 from pushd.topics.broker import NodeCalls
-from pushd.topics.history import Retention
-from pushd.topics.redis.broker import RedisBroker
-from pushd.topics.redis.scripts import RedisNames
-from tests.support.fake_redis import NAMES, FakeRedis
+from tests.support.fake_redis import NAMES
+from tests.support.redis_nodes import RedisNodesTestCase
 
 
-class NodeCallTestCase(SynchronousTestCase):
+class NodeCallTestCase(RedisNodesTestCase):
     """A fake Redis, and nodes that answer with their names."""
-
-    def setUp(self) -> None:
-        """Make a Redis without nodes."""
-        self.clock = MemoryReactorClock()
-        self.redis = FakeRedis(self.clock)
-        self.brokers: list[RedisBroker] = []
-        self.addCleanup(self.stop)
-
-    def stop(self) -> None:
-        """Stop, and check that no timer is left."""
-        for broker in self.brokers:
-            broker.stop()
-        self.redis.history.stop()
-        self.assertEqual(self.clock.getDelayedCalls(), [])
-
-    def make(self, name: str) -> RedisBroker:
-        """Make a node."""
-        broker = RedisBroker(
-            self.clock,
-            self.redis.open,
-            name="it",
-            names=RedisNames(),
-            retention=Retention(),
-            make_name=lambda: name,
-        )
-        self.brokers.append(broker)
-        return broker
-
-    def connect(self, broker: RedisBroker) -> None:
-        """Connect a node to Redis."""
-        broker.start(lambda publication: None)
-        self.clock.whenRunningHooks.pop()[0]()
 
     def start(self, name: str) -> NodeCalls:
         """Start a node that answers, and return its calls."""

@@ -2,51 +2,23 @@
 
 from __future__ import annotations
 
-from twisted.internet.testing import MemoryReactorClock
-from twisted.trial.unittest import SynchronousTestCase
-
 from pushd.errors import RedisError, RedisUnavailable, Unavailable
 from pushd.topics.broker import NodeRelay
-from pushd.topics.history import Retention
-from pushd.topics.redis.broker import RedisBroker
-from pushd.topics.redis.scripts import RedisNames
-from tests.support.fake_redis import NAMES, FakeRedis
+from tests.support.fake_redis import NAMES
+from tests.support.redis_nodes import RedisNodesTestCase
 
 
-class RelayTests(SynchronousTestCase):
+class RelayTests(RedisNodesTestCase):
     """A fake Redis, and nodes that take down the messages that they get."""
-
-    def setUp(self) -> None:
-        """Make a Redis without nodes."""
-        self.clock = MemoryReactorClock()
-        self.redis = FakeRedis(self.clock)
-        self.brokers: list[RedisBroker] = []
-        self.addCleanup(self.stop)
-
-    def stop(self) -> None:
-        """Stop, and check that no timer is left."""
-        for broker in self.brokers:
-            broker.stop()
-        self.redis.history.stop()
-        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def start(self, name: str, *, listens: bool = True) -> tuple[NodeRelay, list[bytes]]:
         """Start a node; return its relay, and the messages for it."""
-        broker = RedisBroker(
-            self.clock,
-            self.redis.open,
-            name="it",
-            names=RedisNames(),
-            retention=Retention(),
-            make_name=lambda: name,
-        )
+        broker = self.make(name)
         received: list[bytes] = []
         assert broker.relay is not None
         if listens:
             broker.relay.start(received.append)
-        broker.start(lambda publication: None)
-        self.clock.whenRunningHooks.pop()[0]()
-        self.brokers.append(broker)
+        self.connect(broker)
         return broker.relay, received
 
     def fails(self, relay: NodeRelay, node: str) -> str:
@@ -107,20 +79,11 @@ class RelayTests(SynchronousTestCase):
 
     def test_not_subscribed(self) -> None:
         """An error of the subscription is logged, unless the session is lost."""
-        broker = RedisBroker(
-            self.clock,
-            self.redis.open,
-            name="it",
-            names=RedisNames(),
-            retention=Retention(),
-            make_name=lambda: "a",
-        )
+        broker = self.make("a")
         assert broker.relay is not None
         broker.relay.start(lambda message: None)
         self.redis.late = True
-        broker.start(lambda publication: None)
-        self.clock.whenRunningHooks.pop()[0]()
-        self.brokers.append(broker)
+        self.connect(broker)
         # The session, and then the subscription.
         opening, session = self.redis.waiting.popleft()
         opening.callback(session)

@@ -4,52 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import capturedLogs
-from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.errors import Unavailable
-from pushd.topics.history import Retention
 from pushd.topics.redis.broker import RedisBroker
-from pushd.topics.redis.scripts import RedisNames
-from tests.support.fake_redis import NAMES, FakeRedis
+from tests.support.fake_redis import NAMES
+from tests.support.redis_nodes import RedisNodesTestCase
 
 Revoked = tuple[str | None, str | None]
 
 
-class RevocationTestCase(SynchronousTestCase):
+class RevocationTestCase(RedisNodesTestCase):
     """A fake Redis, and nodes that take down what is revoked at others."""
-
-    def setUp(self) -> None:
-        """Make a Redis without nodes."""
-        self.clock = MemoryReactorClock()
-        self.redis = FakeRedis(self.clock)
-        self.brokers: list[RedisBroker] = []
-        self.addCleanup(self.stop)
-
-    def stop(self) -> None:
-        """Stop, and check that no timer is left."""
-        for broker in self.brokers:
-            broker.stop()
-        self.redis.history.stop()
-        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def start(self, name: str) -> tuple[RedisBroker, list[Revoked]]:
         """Start a node; return it, and what it is told to revoke."""
-        broker = RedisBroker(
-            self.clock,
-            self.redis.open,
-            name="it",
-            names=RedisNames(),
-            retention=Retention(),
-            make_name=lambda: name,
-        )
+        broker = self.make(name)
         revoked: list[Revoked] = []
         assert broker.revocations is not None
         broker.revocations.start(lambda topic, subject: revoked.append((topic, subject)))
-        broker.start(lambda publication: None)
-        self.clock.whenRunningHooks.pop()[0]()
-        self.brokers.append(broker)
+        self.connect(broker)
         return broker, revoked
 
     def tell(self, broker: RedisBroker, topic: str | None, subject: str | None = None) -> None:
