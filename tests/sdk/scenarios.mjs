@@ -5,8 +5,10 @@ import { createRequire } from "node:module";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 
+import { next, publish } from "./shared.mjs";
+
 const [, , scenario, format] = process.argv;
-const { URL_WEBSOCKET, URL_API, API_KEY, TOKENS } = process.env;
+const { URL_WEBSOCKET, TOKENS } = process.env;
 const tokens = JSON.parse(TOKENS);
 const isProtobuf = format === "protobuf";
 // The packages are in the environment of Python.
@@ -21,28 +23,6 @@ function connect(options = {}) {
   const client = new Centrifuge(URL_WEBSOCKET, { websocket: WebSocket, minReconnectDelay: 50, ...options });
   client.connect();
   return client;
-}
-
-// Resolves with the contexts of the next events of a kind.
-function next(emitter, kind, count = 1) {
-  return new Promise((resolve) => {
-    const seen = [];
-    const listen = (context) => {
-      seen.push(context);
-      if (seen.length === count) {
-        emitter.removeListener(kind, listen);
-        resolve(seen);
-      }
-    };
-    emitter.on(kind, listen);
-  });
-}
-
-async function publish(channel, data) {
-  const headers = { "X-API-Key": API_KEY };
-  const body = JSON.stringify({ channel, data });
-  const answer = await fetch(`${URL_API}/publish`, { method: "POST", headers, body });
-  assert.equal(answer.status, 200);
 }
 
 // Cuts the connection without a Close frame.

@@ -6,8 +6,10 @@ import { createRequire } from "node:module";
 import { connect as connectSocket, createServer } from "node:net";
 import { join } from "node:path";
 
+import { next, publish } from "./shared.mjs";
+
 const [, , scenario, transport, format] = process.argv;
-const { URL_HTTP, URL_EMULATION, URL_API, API_KEY } = process.env;
+const { URL_HTTP, URL_EMULATION } = process.env;
 const tokens = JSON.parse(process.env.TOKENS);
 const isProtobuf = format === "protobuf";
 // The packages are in the environment of Python.
@@ -51,28 +53,6 @@ function connect(options = {}) {
   });
   client.connect();
   return client;
-}
-
-// Resolves with the contexts of the next events of a kind.
-function next(emitter, kind, count = 1) {
-  return new Promise((resolve) => {
-    const seen = [];
-    const listen = (context) => {
-      seen.push(context);
-      if (seen.length === count) {
-        emitter.removeListener(kind, listen);
-        resolve(seen);
-      }
-    };
-    emitter.on(kind, listen);
-  });
-}
-
-async function publish(channel, data) {
-  const headers = { "X-API-Key": API_KEY };
-  const body = JSON.stringify({ channel, data });
-  const answer = await fetch(`${URL_API}/publish`, { method: "POST", headers, body });
-  assert.equal(answer.status, 200);
 }
 
 // The pushes of a unidirectional client, each as a value; a Close frame is one, too.
