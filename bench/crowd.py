@@ -13,6 +13,7 @@ from collections.abc import Callable
 from types import TracebackType
 
 from bench.server import Trouble
+from bench.waiting import await_events
 
 # Seconds without any answer after which the measurement fails.
 _PATIENCE = 20
@@ -24,9 +25,14 @@ Next = Callable[[bytes, bytes], bytes | None]
 
 
 class Crowd:
-    """Some clients, connected for the duration of a ``with`` block."""
+    """Some clients, connected for the duration of a ``with`` block.
 
-    def __init__(self, port: int, clients: int) -> None:
+    :param sleeps: whether they sleep while they wait, and leave their core to a server that has
+        several threads.
+    """
+
+    def __init__(self, port: int, clients: int, *, sleeps: bool = False) -> None:
+        self._sleeps = sleeps
         self._selector = selectors.DefaultSelector()
         self._sockets: list[socket.socket] = []
         self._received: dict[socket.socket, bytes] = {}
@@ -57,7 +63,7 @@ class Crowd:
     def take(self, answers: int, follow: Next) -> None:
         """Wait for a number of answers; follow up each with another request, if there is one."""
         while answers:
-            ready = self._selector.select(_PATIENCE)
+            ready = await_events(self._selector.select, _PATIENCE, sleeps=self._sleeps)
             if not ready:
                 raise Trouble(f"{answers} answers did not come")
             for key, _ in ready:

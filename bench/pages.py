@@ -26,7 +26,7 @@ def run_pages(server: Server, scale: float) -> Mapping[str, float]:
     """G1: ten clients; each asks for a page, and again once it is complete."""
     found: dict[str, float] = {}
     for name, path, end in (("hello", "/hello", b"world!\n"), ("page", "/page", b"</html>\n")):
-        with Crowd(server.port, _CLIENTS) as crowd:
+        with Crowd(server.port, _CLIENTS, sleeps=True) as crowd:
             _ask(crowd, path, end, scaled(_WARM, scale))
             pages, began, cpu = scaled(_PAGES, scale), time.monotonic(), server.cpu()
             _ask(crowd, path, end, pages)

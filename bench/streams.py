@@ -19,6 +19,7 @@ from statistics import quantiles
 
 from bench.readings import Readings, scaled
 from bench.server import Server, Trouble
+from bench.waiting import await_events
 from bench.workload import Measure, Workload
 
 # The filling of a publication of 128 bytes, behind its number and a blank.
@@ -145,7 +146,7 @@ class Crowd:
     def read(self, timeout: float = 0) -> list[Client]:
         """Read what has arrived, and return the clients for which something has."""
         found = []
-        for descriptor, event in self._poll.poll(timeout):
+        for descriptor, event in await_events(self._poll.poll, timeout):
             client = self.clients[descriptor]
             if event & select.EPOLLOUT:
                 client.socket.send(client.request)

@@ -55,6 +55,7 @@ from bench.rival import PATHS, Rival, Start
 from bench.runner import Runner, rotate
 from bench.server import Server, Trouble
 from bench.table import format_number, tabulate, tabulate_goals, tabulate_ratios
+from bench.waiting import await_events
 from bench.workload import Measure, Workload
 from bench.workloads import WEBSOCKETS, WORKLOADS
 
@@ -179,6 +180,41 @@ class LoadTests(SynchronousTestCase):
         self.assertEqual(check_result({"faults": "", "units": 1})["units"], 1)
         trouble = self.assertRaises(Trouble, check_result, {"faults": "3 x payload"})
         self.assertIn("3 x payload", str(trouble))
+
+
+class WaitingTests(SynchronousTestCase):
+    """Clients poll while they wait, but sleep if there is one core only."""
+
+    def setUp(self) -> None:
+        self.allowed: list[float] = []
+
+    def _await(self, cores: set[int], timeout: float, after: int) -> list[str]:
+        """Wait for an event that comes with a poll."""
+
+        def poll(allowed: float) -> list[str]:
+            self.allowed.append(allowed)
+            return ["event"] if len(self.allowed) == after else []
+
+        self.patch(os, "sched_getaffinity", lambda _: cores)
+        return await_events(poll, timeout)
+
+    def test_polls(self) -> None:
+        """It polls until there is an event."""
+        self.assertEqual(self._await({0, 1}, 60, after=3), ["event"])
+        self.assertEqual(self.allowed, [0, 0, 0])
+
+    def test_ends(self) -> None:
+        """Without an event, it ends when the time-out is over."""
+        self.assertEqual(self._await({0, 1}, 0, after=9), [])
+
+    def test_sleeps(self) -> None:
+        """On one core, it sleeps."""
+        self.assertEqual(self._await({1}, 60, after=1), ["event"])
+        self.assertEqual(self.allowed, [60])
+
+    def test_may_sleep(self) -> None:
+        """It sleeps if it is to leave its core to the server."""
+        self.assertEqual(await_events(lambda allowed: [allowed], 60, sleeps=True), [60])
 
 
 class ResultsTests(SynchronousTestCase):

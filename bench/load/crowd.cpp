@@ -7,6 +7,8 @@
 
 #include <algorithm>
 
+#include "poll.hpp"
+
 namespace load {
 
 Crowd::Crowd(Target target) : target(target), _epoll(epoll_create1(EPOLL_CLOEXEC)) {
@@ -40,7 +42,7 @@ bool Crowd::run_until(const std::function<bool()> &reached) {
     int64_t last = now();
     uint64_t seen = frames + open + arriving;
     while (!reached()) {
-        turn(_started < clients.size() ? 1 : 20);
+        turn(_started < clients.size() ? 1 : 20, target.sleeps);
         const uint64_t news = frames + open + arriving;
         if (news != seen) {
             seen = news;
@@ -55,12 +57,12 @@ bool Crowd::run_until(const std::function<bool()> &reached) {
 
 void Crowd::run_for(double seconds) {
     const int64_t end = now() + int64_t(seconds * 1e9);
-    while (now() < end) turn(10);
+    while (now() < end) turn(10, true);
 }
 
-void Crowd::turn(int milliseconds) {
+void Crowd::turn(int milliseconds, bool sleeps) {
     epoll_event events[1024];
-    const int count = epoll_wait(_epoll, events, 1024, milliseconds);
+    const int count = await_events(_epoll, events, 1024, milliseconds, sleeps);
     for (int at = 0; at < count; at++) {
         static_cast<Client *>(events[at].data.ptr)->stir(events[at].events);
     }

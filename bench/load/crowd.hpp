@@ -27,6 +27,8 @@ struct Target {
     double patience = 30;
     // Whether clients send an Origin, as browsers do.
     bool origin = true;
+    // Whether to sleep while waiting, on a core that others need.
+    bool sleeps = false;
 };
 
 class Crowd {
@@ -44,10 +46,10 @@ class Crowd {
     bool arrive();
     // Run the loop until the condition holds; false if there is no progress.
     bool run_until(const std::function<bool()> &reached);
-    // Run the loop for this many seconds.
+    // Run the loop for this many seconds, in which little is expected: it sleeps meanwhile.
     void run_for(double seconds);
     // Run the loop once, waiting for at most this many milliseconds.
-    void turn(int milliseconds);
+    void turn(int milliseconds, bool sleeps);
     // Remove the clients whose connections are closed.
     void forget();
 

@@ -1,10 +1,17 @@
 // The load generator: one thread, one epoll instance; every payload is verified. See ../README.md.
+#include <sched.h>
 #include <signal.h>
 #include <unistd.h>
 
 #include "workloads.hpp"
 
 namespace load {
+
+// How many cores this process may use: one if others share it, as in a comparison.
+static int cores() {
+    cpu_set_t set;
+    return sched_getaffinity(0, sizeof set, &set) ? 1 : CPU_COUNT(&set);
+}
 
 Options::Options(int count, char **arguments) {
     for (int at = 2; at + 1 < count; at += 2) _given[arguments[at] + 2] = arguments[at + 1];
@@ -30,6 +37,7 @@ Target Options::target() const {
     target.sources = count("sources", target.sources);
     target.patience = number("patience", target.patience);
     target.origin = count("origin", target.origin);
+    target.sleeps = cores() < 2;
     return target;
 }
 

@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <string>
 
+#include "poll.hpp"
 #include "report.hpp"
 
 namespace load {
@@ -18,18 +19,17 @@ inline std::string make_payload(uint32_t first, uint32_t second, size_t size) {
     return text;
 }
 
-// The load generator's own share of a core between start and end. Close to 1, it is the load
-// generator that is measured rather than the server.
+// The share of the time between start and end in which the load generator did not wait. Close to 1,
+// it is the load generator that is measured rather than the server.
 class Busy {
   public:
     void add_to(Line &result) {
-        const double wall = (now() - _wall) / 1e9;
-        result.add("seconds", wall).add("busy", (own_cpu() - _cpu) / wall);
+        const double wall = now() - _wall;
+        result.add("seconds", wall / 1e9).add("busy", 1 - (waited - _waited) / wall);
     }
 
   private:
-    int64_t _wall = now();
-    double _cpu = own_cpu();
+    int64_t _wall = now(), _waited = waited;
 };
 
 }  // namespace load

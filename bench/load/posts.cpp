@@ -10,6 +10,7 @@
 #include <memory>
 
 #include "payload.hpp"
+#include "poll.hpp"
 #include "workloads.hpp"
 
 namespace load {
@@ -57,7 +58,7 @@ class Publishers {
         int64_t last = now();
         while (_done < _all.size() && _faults.none()) {
             epoll_event events[64];
-            const int count = epoll_wait(_epoll, events, 64, 100);
+            const int count = await_events(_epoll, events, 64, 100, _target.sleeps);
             for (int at = 0; at < count; at++) read(*static_cast<Publisher *>(events[at].data.ptr));
             if (count) {
                 last = now();

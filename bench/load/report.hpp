@@ -1,7 +1,6 @@
 // The interface to the driver: lines of JSON on stdout, and gates.
 #pragma once
 
-#include <sys/resource.h>
 #include <time.h>
 
 #include <algorithm>
@@ -20,15 +19,6 @@ inline int64_t now() {
     timespec at;
     clock_gettime(CLOCK_MONOTONIC, &at);
     return at.tv_sec * 1'000'000'000LL + at.tv_nsec;
-}
-
-// CPU time of this process, in seconds. If it is close to wall-clock time, the load generator is
-// the bottleneck.
-inline double own_cpu() {
-    rusage usage;
-    getrusage(RUSAGE_SELF, &usage);
-    return usage.ru_utime.tv_sec + usage.ru_stime.tv_sec +
-           (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
 }
 
 // A JSON object on one line.
