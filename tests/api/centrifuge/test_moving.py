@@ -51,6 +51,9 @@ _CHECKS = {
     "`publish` with `skip_history`": "tests/api/centrifuge/test_http_api.py::test_mistakes",
     "`subscribe` of the HTTP API": "test_api",
     "delta compression": "test_recovery",
+    "WebSockets are not compressed unless told to": (
+        "tests/protocols/websocket/test_protocol.py::test_no_compression"
+    ),
     "`ns:channel` without a rule": "test_namespaces",
     "the claims `subscribe` and `publish` in tokens": "test_permissions",
     "a publication by `POST /topics/NAME`": "test_api",
