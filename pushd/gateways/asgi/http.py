@@ -15,10 +15,7 @@ from pushd.gateways.asgi.scope import Application, Message, Scope
 from pushd.gateways.body_length import BodyLength
 from pushd.gateways.whole_response import write_whole
 from pushd.protocols.http.body import BodyStream
-from pushd.protocols.http.response import phrase_of
-
-# How long a body in one part may be that leaves with its head in one write.
-_MAX_WHOLE = 1 << 18
+from pushd.protocols.http.response import MAX_WHOLE, phrase_of
 
 
 class _State(Enum):
@@ -166,7 +163,7 @@ class HttpConversation:
         """Return whether a response in one part can leave in one write."""
         return (
             self._has_body
-            and length <= _MAX_WHOLE
+            and length <= MAX_WHOLE
             and self._length.length in (None, length)
             and self._request.clientproto == b"HTTP/1.1"
         )

@@ -156,6 +156,11 @@ class ChannelRequest(Request):
         self.sentLength = len(body)
         self.channel.write_whole(head + body)
 
+    def make_head(self) -> bytes:
+        """Return the head of the response, in HTTP/1.1: its status, and the headers set so far."""
+        code, headers = b"%d" % self.code, self.responseHeaders
+        return self.channel.make_head(b"HTTP/1.1", code, self.code_message, headers)
+
     def process(self) -> None:
         """Identify the client, take its slot, and answer."""
         site = self.site = self.channel.site

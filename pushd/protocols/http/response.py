@@ -90,6 +90,9 @@ _PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 
+#: Bytes of a body that leaves with its head in one write, at most: it is copied for that.
+MAX_WHOLE = 1 << 18
+
 # Headers that stay when a response is replaced by a failure: about the connection, and about the
 # origins whose pages may read any response.
 _KEPT = (
@@ -178,8 +181,28 @@ def write_response(request: Any, response: Response) -> None:
     request.responseHeaders.removeHeader(b"transfer-encoding")
     if response.status not in (204, 304) and not _has_valid_length(request):
         request.setHeader(b"content-length", str(len(body)).encode())
-    request.write(body)
+    if _leaves_whole(request, body):
+        request.write_whole(request.make_head(), body)
+    else:
+        request.write(body)
     request.finish()
+
+
+def _leaves_whole(request: Any, body: bytes) -> bool:
+    """Return whether a response can leave in one write, and at once.
+
+    twisted.web writes head and body one after the other, each of which waits until the reactor
+    finds the socket writable.
+    """
+    return (
+        0 < len(body) <= MAX_WHOLE
+        and request.clientproto == b"HTTP/1.1"
+        and request.method != b"HEAD"
+        and request.code not in (204, 304)
+        # twisted.web makes headers of these.
+        and not (request.cookies or request.etag or request.lastModified)
+        and not request._disconnected
+    )
 
 
 def _has_valid_length(request: Any) -> bool:

@@ -52,7 +52,7 @@ _CHECKS = {
     "`subscribe` of the HTTP API": "test_api",
     "delta compression": "test_recovery",
     "WebSockets are not compressed unless told to": (
-        "tests/protocols/websocket/test_protocol.py::test_no_compression"
+        "tests/service/test_reload.py::test_compression"
     ),
     "`ns:channel` without a rule": "test_namespaces",
     "the claims `subscribe` and `publish` in tokens": "test_permissions",
