@@ -8,10 +8,13 @@ import re
 from base64 import b64decode
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
 
 from pushd.api.admin import schedule_json, topic_json
 from pushd.api.resource import (
@@ -19,11 +22,12 @@ from pushd.api.resource import (
     DaemonState,
     parse_number,
     read_argument,
+    refuse_unavailable,
     require_known,
 )
 from pushd.errors import BadRequest, TooManyScheduled, Unavailable
 from pushd.protocols.http.headers import RequestHeaders
-from pushd.protocols.http.response import JSON_HEADERS, Response, json_response
+from pushd.protocols.http.response import JSON_HEADERS, Response, json_response, write_response
 from pushd.protocols.json_format import is_encodable
 from pushd.topics.broker import Draft
 from pushd.topics.json_data import check_json, encode_json
@@ -181,10 +185,13 @@ class BatchResource(AsyncResource):
         return Response(200, JSON_HEADERS, f'{{"published":[{published}]}}\n')
 
 
-def publish_at_once(state: DaemonState, request: Any, name: bytes) -> str | None:
+def publish_at_once(
+    state: DaemonState, request: Any, name: bytes
+) -> str | PublicationResource | None:
     """Publish as ``ControlTopicResource`` does, and return the JSON of the answer.
 
-    Returns None, and does nothing, if something is wrong, or if it would have to wait.
+    Returns what will answer if the broker has to ask or to write first. Returns None, and does
+    nothing, if something is wrong, or if the publication would have to wait for room.
 
     :param request: to ``/topics/…``, without a query.
     :param name: of the topic, as it stands in the path.
@@ -196,7 +203,46 @@ def publish_at_once(state: DaemonState, request: Any, name: bytes) -> str | None
     except (BadRequest, ValueError):
         return None
     id = state.broker.publish_at_once(draft)
-    return None if id is None else f"{published_text(id, state.hub.count(draft.topic))}\n"
+    if id is None:
+        return PublicationResource(state, draft)
+    return f"{published_text(id, state.hub.count(draft.topic))}\n"
+
+
+class PublicationResource(Resource):
+    """Publishes, and answers the request for that when the broker has answered.
+
+    It is what ``ControlTopicResource`` does without a coroutine: over Redis it takes a third of the
+    CPU of the node that publishes.
+    """
+
+    isLeaf = True
+
+    def __init__(self, state: DaemonState, draft: Draft) -> None:
+        super().__init__()
+        self._hub = state.hub
+        self._topic = draft.topic
+        self._publishing = state.broker.publish(
+            draft.topic, draft.data, draft.key, draft.event, draft.is_json
+        )
+
+    def render(self, request: Any) -> int:
+        """Answer once the publication has an id; if the client leaves, it is made all the same."""
+        self._publishing.addCallback(self._answer, request).addErrback(self._refuse, request)
+        return NOT_DONE_YET
+
+    def _answer(self, id: Id, request: Any) -> None:
+        if not request._disconnected:
+            body = f"{published_text(id, self._hub.count(self._topic))}\n".encode()
+            request.write_whole(request.site.at_once.write_head(len(body)), body)
+            request.finish()
+
+    def _refuse(self, failure: Failure, request: Any) -> None:
+        if request._disconnected:
+            return
+        if failure.check(Unavailable):
+            write_response(request, refuse_unavailable(cast(Unavailable, failure.value)))
+        else:
+            request.processingFailed(failure)
 
 
 def max_batch_body(max_message: int) -> int:

@@ -101,8 +101,7 @@ class AsyncResource(Resource):
             request.why_refused = error.line
             return refuse(error)
         except Unavailable as error:
-            headers = {"Retry-After": f"{error.retry_after}"}
-            return json_refusal(503, self.explain(error), "broker", headers)
+            return refuse_unavailable(error, self.explain(error))
 
     def explain(self, error: Unavailable) -> str:
         """Return the error text of a 503: why the broker is unavailable."""
@@ -116,6 +115,15 @@ class AsyncResource(Resource):
 def refuse(error: BadRequest) -> Response:
     """Return the response for a bad request."""
     return json_refusal(error.status, error.reason, error.where, error.headers)
+
+
+def refuse_unavailable(error: Unavailable, line: str | None = None) -> Response:
+    """Return the response while the broker is unavailable.
+
+    :param line: what the client is told, if it is not what the error says.
+    """
+    headers = {"Retry-After": f"{error.retry_after}"}
+    return json_refusal(503, str(error) if line is None else line, "broker", headers)
 
 
 def refuses_all(request: Any, connections: Connections) -> bool:

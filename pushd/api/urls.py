@@ -181,7 +181,7 @@ def control_site(
             return ScheduleResource(state, path.removeprefix(_SCHEDULES))
         return page.find(path) or AnswerResource(_PLAIN_NOT_FOUND)
 
-    def answer_at_once(request: Any) -> str | None:
+    def answer_at_once(request: Any) -> str | IResource | None:
         if request.method != b"POST" or not request.path.startswith(_TOPICS.encode()):
             return None
         return publish_at_once(state, request, request.path[len(_TOPICS) :])

@@ -55,10 +55,9 @@ class AsyncResourceTests(PublishTestCase):
         """The coroutine is cancelled if the client disconnects."""
         cancelled: list[Deferred[Id]] = []
         broker = self.daemon._service._broker
-        self.patch(broker, "publish", lambda *_: Deferred(cancelled.append))
-        self.patch(broker, "publish_at_once", lambda draft: None)
+        self.patch(broker, "describe", lambda *_: Deferred(cancelled.append))
         connection = self.daemon.open_connection(control=True)
-        connection.send(b"POST /topics/t HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx")
+        connection.send(b"GET /topics/t HTTP/1.1\r\nHost: localhost\r\n\r\n")
         self.assertEqual(connection.received, b"")
         connection.leave()
         self.assertEqual(len(cancelled), 1)

@@ -7,6 +7,8 @@ call and one system call: a POST at the control port takes a fifth of the CPU.
 
 Only successes are answered here. A site's ``AtOnce`` returns None for whatever is unusual or wrong,
 before anything has happened; that is left to the long way, which has the last word on every error.
+It returns a resource for what it has begun and takes time, such as a publication through Redis: the
+request goes the long way then, but is not routed and checked again.
 ``channel`` takes this path if whole requests may be read at once (``pushd.protocols.fast_paths``).
 """
 
@@ -18,6 +20,7 @@ from types import MappingProxyType
 from typing import Any
 
 from twisted.internet.interfaces import IAddress
+from twisted.web.resource import IResource
 
 from pushd.protocols.cork import Cork
 from pushd.protocols.http.headers import RequestHeaders, WholeRequest
@@ -78,14 +81,15 @@ class RequestAtOnce:
 class AtOnce:
     """Answers what a site can answer at once, with JSON and status 200.
 
-    :param answer: returns the text of the answer; None to leave a request to the long way.
+    :param answer: returns the text of the answer; a resource that will answer, if that has begun;
+        None to leave a request to the long way.
     :param cork: holds answers back, to hand those of many connections to the kernel together.
     :param wall: the time of day, in seconds since 1970.
     """
 
     def __init__(
         self,
-        answer: Callable[[RequestAtOnce], str | None],
+        answer: Callable[[RequestAtOnce], str | IResource | None],
         cork: Cork,
         wall: Callable[[], float],
     ) -> None:

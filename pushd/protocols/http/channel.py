@@ -16,6 +16,7 @@ from twisted.internet.interfaces import (
 )
 from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
+from twisted.web.resource import IResource
 from zope.interface import implementer
 
 from pushd.access.admission import Slot
@@ -558,9 +559,11 @@ class Channel(StrictChannel):
         method, target, headers, body = whole
         if body and len(body) > self.site.policy.body_limit(path_in(target)):
             return False
-        if self.site.at_once is not None and self._answer_at_once(whole):
+        begun = False if self.site.at_once is None else self._answer_at_once(whole)
+        if begun is True:
             return True
         request: Any = self.requestFactory(self, headers=headers)
+        request.begun = begun or None
         if body:
             request.content = BytesIO(body)
         # Most heads do not have the word at all; checkPersistence decides if it is an option there.
@@ -578,11 +581,11 @@ class Channel(StrictChannel):
         self.whole = b""
         return True
 
-    def _answer_at_once(self, whole: WholeRequest) -> bool:
+    def _answer_at_once(self, whole: WholeRequest) -> bool | IResource:
         """Answer without a request of twisted.web, if that is possible; return whether it was.
 
-        Only a success is answered here. What is refused, or takes more than this call, has not
-        begun, and is left to the long way.
+        Only a success is answered here. What is refused has not begun, and is left to the long way.
+        If the answer takes more than this call, what will answer is returned.
         """
         connections, site, at_once = self.connections, self.site, self.site.at_once
         if connections.draining or self.read_ended or self._writing_paused:
@@ -593,14 +596,14 @@ class Channel(StrictChannel):
         if site.policy.guard(request) is not None:
             return False
         try:
-            text = at_once.answer(request)
+            answer = at_once.answer(request)
         except Exception:  # It may have done something, so it must not be done again.
             site.log_failure(request.peer)
             self.refuse(500, "something went wrong here; it has been logged")
             return True
-        if text is None:
-            return False
-        body = text.encode()
+        if not isinstance(answer, str):
+            return answer or False
+        body = answer.encode()
         request.sentLength = len(body)
         if self._writer is None:
             self._writer = at_once.cork.writer(self.transport, self)

@@ -13,6 +13,7 @@ from twisted.python.components import Componentized
 from twisted.python.failure import Failure
 from twisted.web.http import parse_qs
 from twisted.web.http_headers import Headers
+from twisted.web.resource import IResource
 from twisted.web.server import Request
 
 from pushd.access.admission import Slot
@@ -72,6 +73,8 @@ class ChannelRequest(Request):
     #: Why it is refused, and which option or document helps: for the log only, and empty if it is
     #: not refused.
     why_refused = ""
+    #: What answers it, if that has begun before it was routed; see ``AtOnce``.
+    begun: IResource | None = None
     #: What answers it, if that is a stream.
     stream: Stream | None = None
     #: The body, if the request is answered while it arrives.
@@ -159,7 +162,8 @@ class ChannelRequest(Request):
     def make_head(self) -> bytes:
         """Return the head of the response, in HTTP/1.1: its status, and the headers set so far."""
         code, headers = b"%d" % self.code, self.responseHeaders
-        return self.channel.make_head(b"HTTP/1.1", code, self.code_message, headers)
+        head: bytes = self.channel.make_head(b"HTTP/1.1", code, self.code_message, headers)
+        return head
 
     def process(self) -> None:
         """Identify the client, take its slot, and answer."""
@@ -211,7 +215,7 @@ class ChannelRequest(Request):
             self._answer_star()
             return
         try:
-            self.render(site.getResourceFor(self))
+            self.render(self.begun or site.getResourceFor(self))
         except BaseException:
             self.processingFailed(Failure())
 

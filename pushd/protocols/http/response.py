@@ -199,8 +199,6 @@ def _leaves_whole(request: Any, body: bytes) -> bool:
         and request.clientproto == b"HTTP/1.1"
         and request.method != b"HEAD"
         and request.code not in (204, 304)
-        # twisted.web makes headers of these.
-        and not (request.cookies or request.etag or request.lastModified)
         and not request._disconnected
     )
 

@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
 from twisted.logger import capturedLogs
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from pushd.errors import Unavailable
 from pushd.protocols.cork import Cork
 from pushd.protocols.fast_paths import FAST_PATHS
 from pushd.protocols.http.at_once import AtOnce, keeps_open
 from pushd.protocols.http.headers import RequestHeaders
-from pushd.testing import Daemon
+from pushd.testing import Answer, Daemon
 from pushd.testing.connection import read_answer
+from pushd.topics.publication import Id
 from tests.support.peer import request, said
 from tests.support.recording_socket import SocketConnection
 
@@ -222,6 +227,101 @@ class AtOnceTests(SynchronousTestCase):
         self.patch(type(hub), "has_room", False)
         self.send(post(b"x"))
         self.assertEqual(self.answered, [])
+
+
+class LaterTests(SynchronousTestCase):
+    """A publication that takes time is answered like one that does not, once it has an id."""
+
+    def setUp(self) -> None:
+        """Start a daemon whose broker has to ask another program."""
+        self.patch(FAST_PATHS, "enabled", True)
+        self.daemon = Daemon({})
+        self.addCleanup(self.daemon.stop)
+        self.broker = self.daemon._service._broker
+        self.asked: list[Deferred[Id]] = []
+        self.patch(self.broker, "publish_at_once", lambda draft: None)
+        self.patch(self.broker, "publish", self._ask)
+        self.server = SocketConnection(self.daemon, control=True)
+
+    def _ask(self, topic: str, *_: object) -> Deferred[Id]:
+        self.asked.append(Deferred())
+        return self.asked[-1]
+
+    def send(self, data: bytes) -> None:
+        """Send a request."""
+        self.server.forget()
+        self.server.receive(data)
+        self.daemon.settle()
+
+    def answer(self) -> Answer:
+        """Return the answer, which came with one system call."""
+        self.assertEqual(len(self.server.fake_socket.given), 1)
+        answer = read_answer(self.server.sent, "POST")
+        assert answer is not None
+        return answer
+
+    def test_answer(self) -> None:
+        """The answer is the same, and the connection stays open for the next request."""
+        plain = SocketConnection(Daemon({}), control=True)
+        plain.receive(post(b"x"))
+        expected = read_answer(plain.sent, "POST")
+        assert expected is not None
+        for number in (1, 2):
+            with capturedLogs() as events:
+                self.send(post(b"x"))
+                self.assertEqual(self.server.sent, b"")
+                self.daemon.advance(0.25)
+                self.asked.pop().callback(Id("e", number))
+            answer = self.answer()
+            self.assertEqual(json.loads(answer.body), {"id": f"e:{number}", "subscribers": 0})
+            self.assertEqual(answer.headers.keys(), expected.headers.keys())
+            [line] = said(events)
+            self.assertRegex(line, r"POST /topics/t 200 \d+ after 0\.250 s$")
+
+    def test_pipeline(self) -> None:
+        """The next request waits for the answer."""
+        self.send(post(b"x") + request("GET /healthz HTTP/1.1", "Host: localhost"))
+        self.assertEqual(self.server.sent, b"")
+        self.asked.pop().callback(Id("e", 1))
+        self.daemon.settle()
+        self.assertRegex(self.server.sent, rb'(?s)"e:1".*"alive"')
+
+    def test_client_leaves(self) -> None:
+        """A client that leaves does not take its publication back."""
+        for outcome in (Id("e", 1), Failure(Unavailable("no Redis"))):
+            self.server = SocketConnection(self.daemon, control=True)
+            self.send(post(b"x"))
+            with capturedLogs() as events:
+                self.server.connectionLost(Failure(ConnectionDone()))
+                asked = self.asked.pop()
+                asked.callback(outcome)
+            self.assertIsNone(self.successResultOf(asked))
+            self.assertEqual(self.server.sent, b"")
+            self.assertEqual([event["event"] for event in events], ["left"])
+
+    def test_unavailable(self) -> None:
+        """If the broker is unavailable, the answer is 503 with the reason and Retry-After."""
+        self.send(post(b"x"))
+        self.asked.pop().errback(Unavailable("no Redis"))
+        answer = self.answer()
+        self.assertEqual((answer.status, answer.headers["Retry-After"]), (503, "5"))
+        self.assertEqual(json.loads(answer.body), {"error": "no Redis", "where": "broker"})
+
+    def test_failure(self) -> None:
+        """Any other failure is 500, and logged."""
+        self.send(post(b"x"))
+        self.asked.pop().errback(ZeroDivisionError())
+        self.assertEqual(self.answer().status, 500)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_drain(self) -> None:
+        """A daemon that shuts down sends the answer, and closes the connection."""
+        self.send(post(b"x"))
+        self.daemon._service.stopService()
+        self.asked.pop().callback(Id("e", 1))
+        self.assertEqual(self.answer().status, 200)
+        self.daemon.settle()
+        self.assertFalse(self.server.connected)
 
 
 class HeaderTests(SynchronousTestCase):

@@ -10,7 +10,9 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 from twisted.web.static import Data
 
+from pushd.protocols.fast_paths import FAST_PATHS
 from pushd.protocols.http.response import (
+    MAX_WHOLE,
     NOT_FOUND,
     AnswerResource,
     Response,
@@ -23,6 +25,7 @@ from pushd.service.build import shipped_client
 from pushd.testing import Answer, Daemon
 from pushd.views.request import Request
 from tests.support.peer import Peer, request, said, serve
+from tests.support.recording_socket import SocketConnection
 
 
 class ResponseTestCase(SynchronousTestCase):
@@ -50,6 +53,42 @@ class ResponseTestCase(SynchronousTestCase):
         peer = Peer(self.daemon)
         peer.send(request(f"{method} /view/ HTTP/1.1", "Host: localhost:8080"))
         return peer
+
+
+class WriteTests(ResponseTestCase):
+    """With fast paths, head and body leave together, and at once."""
+
+    def setUp(self) -> None:
+        """Start the daemon with fast paths."""
+        self.patch(FAST_PATHS, "enabled", True)
+        super().setUp()
+
+    def ask(self, answer: Any, line: str = "GET /view/ HTTP/1.1") -> SocketConnection:
+        """Have the view return something, and return the connection that asked for it."""
+        self.answer = answer
+        server = SocketConnection(self.daemon)
+        server.receive(request(line, "Host: localhost:8080"))
+        self.daemon.settle()
+        return server
+
+    def test_whole(self) -> None:
+        """A short answer is one system call."""
+        for answer in ("<p>one", Response(404, body="none"), json_response(200, [1])):
+            [one] = self.ask(answer).fake_socket.given
+            self.assertRegex(one, rb"(?s)^HTTP/1\.1 \d+ .+\r\n\r\n.+")
+
+    def test_parts(self) -> None:
+        """What is long, or has no body, is left to twisted.web, as is HTTP/1.0."""
+        for answer, line in (
+            (None, "GET /view/ HTTP/1.1"),
+            (Response(body=""), "GET /view/ HTTP/1.1"),
+            ("text", "HEAD /view/ HTTP/1.1"),
+            ("text", "GET /view/ HTTP/1.0"),
+            ("x" * (MAX_WHOLE + 1), "GET /view/ HTTP/1.1"),
+        ):
+            server = self.ask(answer, line)
+            self.assertEqual(server.fake_socket.given, [], line)
+            self.assertRegex(server.sent, rb"^HTTP/1\.[01] 20[04] ")
 
 
 class ReturnTests(ResponseTestCase):
