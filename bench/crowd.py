@@ -51,14 +51,22 @@ class Crowd:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Disconnect all."""
         for client in self._sockets:
             client.close()
         self._selector.close()
 
     def send(self, request: bytes) -> None:
         """Send a request on each connection."""
+        self.send_each(lambda: request)
+
+    def send_each(self, make: Callable[[], bytes]) -> None:
+        """Send a request of its own on each connection."""
         for client in self._sockets:
-            client.sendall(request)
+            client.sendall(make())
 
     def take(self, answers: int, follow: Next) -> None:
         """Wait for a number of answers; follow up each with another request, if there is one."""

@@ -9,13 +9,16 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from http.client import HTTPConnection
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from bench.crowd import Crowd, make_request
 from bench.readings import scaled
 from bench.rival import Rival, Start
 from bench.scaling import PATIENCE, Program, open_subscriber, wait_until_ready
@@ -26,12 +29,19 @@ _SIZE = 128
 # A text frame of that size: a length above 125 takes two more bytes (RFC 6455 §5.2).
 _HEAD = b"\x81\x7e\x00\x80"
 
+# Publishers that publish at the same time.
+_TOGETHER = 10
+
 # How many times each is measured, and publications of each time.
 _TURNS, _TIMES, _WARM = 10, 100, 200
 
 
 def run_nodes(server: Server, scale: float) -> Mapping[str, float]:
-    """X1: publish at one node, one by one; each publication is delivered by the other."""
+    """X1: publish at one node; each publication is delivered by the other.
+
+    First one by one, so that each process sleeps until another one wakes it, and then by ten
+    publishers.
+    """
     if shutil.which("redis-server") is None:
         raise Trouble("redis-server is not installed: apt-get install redis-server")
     with ExitStack() as stack:
@@ -46,18 +56,19 @@ def run_nodes(server: Server, scale: float) -> Mapping[str, float]:
         ]
         alone = stack.enter_context(Listener(server, server))
         through = stack.enter_context(Listener(*nodes))
-        spent = {"x1.cpu": 0.0, "x1.memory": 0.0, "x1.redis": 0.0}
+        spent: dict[str, float] = defaultdict(float)
         times = scaled(_TIMES, scale)
-        for one in (alone, through):
-            one.publish(scaled(_WARM, scale))
-        for _ in range(_TURNS):
+        ways = (("", Listener.publish), (".many", Listener.publish_together))
+        for one, (_, publish) in product((alone, through), ways):
+            publish(one, scaled(_WARM, scale))
+        for _, (way, publish) in product(range(_TURNS), ways):
             before = server.cpu()
-            alone.publish(times)
-            spent["x1.memory"] += server.cpu() - before
+            publish(alone, times)
+            spent[f"x1.memory{way}"] += server.cpu() - before
             before, redis_before = sum(node.cpu() for node in nodes), redis.cpu
-            through.publish(times)
-            spent["x1.cpu"] += sum(node.cpu() for node in nodes) - before
-            spent["x1.redis"] += redis.cpu - redis_before
+            publish(through, times)
+            spent[f"x1.cpu{way}"] += sum(node.cpu() for node in nodes) - before
+            spent[f"x1.redis{way}"] += redis.cpu - redis_before
     return {key: value / (_TURNS * times) for key, value in spent.items()}
 
 
@@ -72,9 +83,10 @@ def _with_broker(rival: Rival, name: str, path: Path) -> Rival:
 
 
 class Listener:
-    """A publisher at one server, and a subscriber at another, for a ``with`` block."""
+    """Publishers at one server, and a subscriber at another, for a ``with`` block."""
 
     def __init__(self, publish: Server, subscribe: Server) -> None:
+        self._crowd = Crowd(publish.control_port, _TOGETHER, sleeps=True)
         self._control = HTTPConnection("127.0.0.1", publish.control_port, timeout=PATIENCE)
         self._other = HTTPConnection("127.0.0.1", subscribe.control_port, timeout=PATIENCE)
         self._port = subscribe.port
@@ -91,22 +103,50 @@ class Listener:
 
     def __exit__(self, *_: object) -> None:
         self._subscriber.close()
+        self._crowd.close()
         for control in (self._control, self._other):
             control.close()
 
     def publish(self, times: int) -> None:
         """Publish some times, each time after the last was answered and delivered."""
         for _ in range(times):
-            self._published += 1
-            data = b"%0*d" % (_SIZE, self._published)
+            data = self._make()
             self._control.request("POST", "/topics/bench", data)
             response = self._control.getresponse()
             text = response.read()
             if response.status != 200:
                 raise Trouble(f"a publication was answered {response.status}: {text!r}")
-            frame = self._subscriber.recv(len(_HEAD) + _SIZE, socket.MSG_WAITALL)
-            if frame != _HEAD + data:
+            frame = self._receive()
+            if frame != data:
                 raise Trouble(f"publication {self._published} was delivered as {frame!r}")
+
+    def publish_together(self, times: int) -> None:
+        """Publish at least some times, ten at a time: each again after it was answered."""
+        made: list[bytes] = []
+
+        def make() -> bytes:
+            made.append(self._make())
+            return make_request("POST /topics/bench", body=made[-1])
+
+        def again(head: bytes, body: bytes) -> bytes | None:
+            return make() if len(made) < times else None
+
+        self._crowd.send_each(make)
+        self._crowd.take(max(times, _TOGETHER), again)
+        if sorted(self._receive() for _ in made) != made:
+            raise Trouble("a publication was lost, repeated or changed")
+
+    def _make(self) -> bytes:
+        """Return the data of the next publication."""
+        self._published += 1
+        return b"%0*d" % (_SIZE, self._published)
+
+    def _receive(self) -> bytes:
+        """Return the data of a publication that was delivered."""
+        frame = self._subscriber.recv(len(_HEAD) + _SIZE, socket.MSG_WAITALL)
+        if not frame.startswith(_HEAD):
+            raise Trouble(f"the subscriber got {frame!r}")
+        return frame.removeprefix(_HEAD)
 
 
 NODES: tuple[Workload, ...] = (
@@ -115,9 +155,12 @@ NODES: tuple[Workload, ...] = (
         "two nodes over Redis",
         run_nodes,
         (
-            Measure("x1.cpu", "X1 published at one node, delivered by the other: CPU", "µs", 150),
+            Measure("x1.cpu", "X1 published at one node, delivered by the other: CPU", "µs"),
             Measure("x1.memory", "X1 the same with one process, in memory: CPU", "µs"),
             Measure("x1.redis", "X1 CPU of Redis itself, per publication", "µs"),
+            Measure("x1.cpu.many", "X1 ten at a time: CPU of both nodes", "µs", 150),
+            Measure("x1.memory.many", "X1 ten at a time, in memory: CPU", "µs"),
+            Measure("x1.redis.many", "X1 ten at a time: CPU of Redis itself", "µs"),
         ),
         rivals=frozenset({"pushd"}),
         family="Two nodes",
