@@ -1,4 +1,4 @@
-"""The switch for fast paths: code that relies on private names of Twisted or Autobahn.
+"""The switch for fast paths: code that relies on private names of Twisted, Autobahn or pyOpenSSL.
 
 Fast paths stand in three modules: ``service/reactor``, ``protocols/twisted_internals`` and
 ``protocols/websocket/protocol``. Each asks here whether it may be taken. If the installed version
@@ -42,7 +42,7 @@ class FastPaths:
             self._report(
                 path,
                 lacking,
-                "fast path {path} is off: this version of Twisted or Autobahn lacks {lacking}",
+                "fast path {path} is off: the installed version of its library lacks {lacking}",
                 event="fast_path_off",
             )
         return not lacking
@@ -56,7 +56,7 @@ class FastPaths:
             self._report(
                 feature,
                 lacking,
-                "{path} cannot be relied on: this version of Twisted or Autobahn lacks {lacking}",
+                "{path} cannot be relied on: the installed version of its library lacks {lacking}",
                 event="requirement_missing",
             )
 

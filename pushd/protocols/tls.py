@@ -70,12 +70,16 @@ class TlsSocket(Connection):
             # After a write that fails, OpenSSL decrypts nothing of what has arrived before.
             raise OSError(ECONNRESET, "the connection is lost")
         try:
-            return super().send(data) if data else 0
+            return self.encrypt(data) if data else 0
         except (WantReadError, WantWriteError) as reason:
             self.awaits_peer = isinstance(reason, WantReadError)
             raise BlockingIOError(EWOULDBLOCK, "TLS has to wait") from None
         except Error:
             raise OSError(ECONNRESET, "TLS cannot go on") from None
+
+    def encrypt(self, data: Any) -> int:
+        """Encrypt and send with pyOpenSSL: ``send``, with its errors."""
+        return super().send(data)
 
     def recv(self, size: int, flags: int | None = None) -> bytes:
         """Return what a record holds, or no bytes if the peer has closed its side."""
@@ -182,17 +186,21 @@ class TlsTransport(TcpConnection):
 
 
 def encrypted(
-    kind: Callable[..., Any], context: Callable[[], Context], app_data: Any
+    kind: Callable[..., Any],
+    context: Callable[[], Context],
+    app_data: Any,
+    tls_socket: type[TlsSocket] = TlsSocket,
 ) -> Callable[..., Any]:
     """Return what makes transports with TLS in place of those of a class.
 
     :param context: returns the context of the next connection.
     :param app_data: passed to the callbacks of a context.
+    :param tls_socket: the class of their sockets.
     """
     transport = _with_tls(kind)
 
     def connect(plain: socket.socket, *arguments: Any) -> Any:
-        return transport(TlsSocket(context(), plain, app_data), *arguments)
+        return transport(tls_socket(context(), plain, app_data), *arguments)
 
     return connect
 

@@ -18,12 +18,20 @@ from zope.interface import implementer
 
 from pushd.protocols.cork import Cork
 from pushd.protocols.fast_paths import FAST_PATHS
-from pushd.protocols.twisted_internals import lose, sender, takes_direct_writes, unsent
+from pushd.protocols.tls import TlsSocket
+from pushd.protocols.twisted_internals import (
+    DirectTlsSocket,
+    lose,
+    sender,
+    takes_direct_writes,
+    unsent,
+)
 from tests.support.call_counts import calls_of
 from tests.support.tls_pair import TlsPair, make_context, trusting
 
-# Function calls for one message that is sent directly: ours, and pyOpenSSL's, with those of C.
-MOST_SEND_CALLS = 17
+# Function calls for one message that is sent directly, with those of C: with pyOpenSSL's own
+# ``send``, and with OpenSSL's.
+MOST_SEND_CALLS = {TlsSocket: 17, DirectTlsSocket: 8}
 
 
 # It takes a while, as it has a key of its own.
@@ -60,6 +68,8 @@ class HalfClosableServer(Server):
 class TlsTests(SynchronousTestCase):
     """A transport with TLS."""
 
+    tls_socket: type[TlsSocket] = TlsSocket
+
     def setUp(self) -> None:
         """Allow direct writes, and take the context of a port."""
         self.patch(FAST_PATHS, "enabled", True)
@@ -69,6 +79,7 @@ class TlsTests(SynchronousTestCase):
     def connect(self, server: Server | None = None, **options: Any) -> TlsPair:
         """Connect a client, up to its handshake."""
         self.server = HalfClosableServer() if server is None else server
+        options["tls_socket"] = self.tls_socket
         pair = TlsPair(self.context, self.server, self.client, **options)
         self.addCleanup(pair.raw.close)
         self.addCleanup(self.abort, pair)
@@ -109,7 +120,7 @@ class TlsTests(SynchronousTestCase):
         taken: list[int] = []
         calls = calls_of(lambda: taken.append(send(b"x" * 128)))
         self.assertEqual(taken, [128])
-        self.assertLessEqual(calls, MOST_SEND_CALLS)
+        self.assertLessEqual(calls, MOST_SEND_CALLS[self.tls_socket])
         self.assertEqual(pair.receive(), b"x" * 128)
         # The type of what is inside, and a tag of 16 bytes (RFC 8446 §5.2).
         self.assertEqual(pair.records, [128 + 17])
@@ -304,3 +315,27 @@ class TlsTests(SynchronousTestCase):
         cipher = self.open().client.cipher()
         assert cipher is not None
         self.assertEqual(cipher[0], "TLS_AES_128_GCM_SHA256")
+
+
+class DirectTests(TlsTests):
+    """The same, with OpenSSL's own ``SSL_write``."""
+
+    tls_socket = DirectTlsSocket
+
+    def test_kinds(self) -> None:
+        """What is not ``bytes`` is left to pyOpenSSL, and no bytes are not written."""
+        pair = self.open()
+        for data in (memoryview(b"abc")[1:], bytearray(b"d"), b"", b"e"):
+            self.assertEqual(pair.transport.socket.send(data), len(data))
+        self.assertEqual(pair.receive(), b"bcde")
+
+    def test_errors_of_others(self) -> None:
+        """An error of one connection is not found by the next."""
+        broken, pair = self.open(), self.open()
+        broken.transport.socket.shutdown(socket.SHUT_WR)
+        for _ in range(2):
+            with self.assertRaisesRegex(OSError, "TLS cannot go on"):
+                broken.transport.socket.send(b"x")
+            self.assertIsNone(pair.transport.doRead())
+            pair.transport.socket.send(b"more")
+        self.assertEqual(pair.receive(), b"moremore")

@@ -31,9 +31,10 @@ from pushd.protocols.certificate import LiveCertificate
 from pushd.protocols.cork import Cork
 from pushd.protocols.fast_paths import FAST_PATHS, FastPaths
 from pushd.protocols.http.site import PushdSite
-from pushd.protocols.tls import TlsTransport
+from pushd.protocols.tls import TlsSocket, TlsTransport
 from pushd.protocols.twisted_internals import (
     DONE,
+    DirectTlsSocket,
     HTTPChannelAdapter,
     buffered,
     check_requirements,
@@ -44,6 +45,7 @@ from pushd.protocols.twisted_internals import (
     receive_rest,
     sender,
     takes_direct_writes,
+    tls_socket_class,
     unsent,
     untaken,
     write_at_once,
@@ -638,6 +640,16 @@ class DirectTlsTests(SynchronousTestCase):
             encrypt_directly(self.port, self.certificate)
         self.assertIs(self.port.factory, self.factory)
         self.assertEqual([event["path"] for event in events], ["direct TLS"])
+
+    def test_encryption(self) -> None:
+        """Sockets encrypt by one call of OpenSSL's, unless pyOpenSSL lacks what that takes."""
+        self.assertIs(tls_socket_class(), DirectTlsSocket)
+        self.patch(twisted_internals, "_ssl_write", None)
+        with capturedLogs() as events:
+            self.assertIs(tls_socket_class(), TlsSocket)
+        [event] = events
+        self.assertEqual(event["path"], "direct encryption")
+        self.assertEqual(event["lacking"], "_lib.SSL_write")
 
     def test_others(self) -> None:
         """Ports without TLS, and those behind the PROXY protocol, stay as they are."""

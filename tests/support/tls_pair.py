@@ -15,7 +15,7 @@ from twisted.internet.tcp import Connection
 from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 
-from pushd.protocols.tls import encrypted
+from pushd.protocols.tls import TlsSocket, encrypted
 from tests.support.certificate import make_tls_endpoint, no_warning, read_tls_endpoint
 
 # Bytes in front of a record, which end with the length of the rest.
@@ -45,6 +45,7 @@ class TlsPair:
     """A transport with TLS that runs by hand, and its client, on a pair of sockets.
 
     :param session: of an earlier client, to be resumed.
+    :param tls_socket: the class of the transport's socket.
     """
 
     def __init__(
@@ -53,11 +54,12 @@ class TlsPair:
         protocol: Protocol,
         client: ssl.SSLContext,
         session: ssl.SSLSession | None = None,
+        tls_socket: type[TlsSocket] = TlsSocket,
     ) -> None:
         near, self.raw = socket.socketpair()
         self.raw.setblocking(False)
         self.reactor: Any = MemoryReactorClock()
-        self.transport: Any = encrypted(Connection, lambda: context, None)(
+        self.transport: Any = encrypted(Connection, lambda: context, None, tls_socket)(
             near, protocol, self.reactor
         )
         self.transport.connected = True
