@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from math import isfinite
@@ -35,20 +36,41 @@ _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _LEGACY = frozenset({"format", "isError", "system", "time", "why"})
 
 
+# How a line of each level begins in the journal.
+_PRIORITIES = {
+    LogLevel.debug: "<7>",
+    LogLevel.info: "<6>",
+    LogLevel.warn: "<4>",
+    LogLevel.error: "<3>",
+    LogLevel.critical: "<2>",
+}
+
+
 class LogStyle:
     """Formats events of the log as lines, and drops those below a level.
 
     :param as_json: one JSON object per line; else text as Twisted writes it.
     :param level: one of ``LEVELS``.
+    :param priorities: whether each line begins with the priority that the journal of systemd gives
+        it, and removes (sd-daemon(3)).
     """
 
-    def __init__(self, *, as_json: bool = False, level: str = "info") -> None:
+    def __init__(
+        self, *, as_json: bool = False, level: str = "info", priorities: bool = False
+    ) -> None:
         self.set_level(level)
         self._format = json_line if as_json else text_line
+        self._priorities = priorities
 
     def __call__(self, event: LogEvent) -> str | None:
         """Return the line of an event; None if it is below the level."""
-        return self._format(event) if self.passes(event) else None
+        if not self.passes(event):
+            return None
+        line = self._format(event)
+        if not self._priorities or line is None:
+            return line
+        priority = _PRIORITIES[event.get("log_level", LogLevel.info)]
+        return priority + line[:-1].replace("\n", f"\n{priority}") + "\n"
 
     def set_level(self, level: str) -> None:
         """Change the level."""
@@ -103,6 +125,17 @@ def style_log_of_twistd(style: LogStyle, beginner: LogBeginner) -> None:
         begin([style.apply_to(observer) for observer in observers], *args, **named)
 
     beginner.beginLoggingTo = begin_in_style  # type: ignore[method-assign]  # until it is called
+
+
+def is_journal(descriptor: int, environ: Mapping[str, str]) -> bool:
+    """Return whether a descriptor is connected to the journal of systemd (systemd.exec(5)).
+
+    :param environ: the environment, with ``JOURNAL_STREAM``.
+    """
+    if "JOURNAL_STREAM" not in environ:
+        return False
+    status = os.fstat(descriptor)
+    return environ["JOURNAL_STREAM"] == f"{status.st_dev}:{status.st_ino}"
 
 
 def text_line(event: LogEvent) -> str | None:

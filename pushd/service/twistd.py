@@ -25,7 +25,7 @@ from pushd.service.code_reload import CodeReload
 from pushd.service.demo_url import DemoUrl
 from pushd.service.event_loop import EventLoopService
 from pushd.service.garbage import GarbageService
-from pushd.service.logs import LogStyle, style_log_of_twistd
+from pushd.service.logs import LogStyle, is_journal, style_log_of_twistd
 from pushd.service.metrics import LagMeter
 from pushd.service.process import (
     Signals,
@@ -39,6 +39,8 @@ from pushd.service.systemd import Notifier
 from pushd.topics.state.activity_log import find_memory
 from pushd.topics.state.writer import CallerThread, Disk, WriterThread
 from pushd.views.threads import ViewThreads
+
+_STDOUT = 1
 
 # Seconds that systemd allows for a stop beyond the drain: for answers, Close frames, and a reserve.
 _STOP_RESERVE = 75.0
@@ -60,7 +62,11 @@ def makeService(
     if reactor is None:
         from twisted.internet import reactor
 
-        style = LogStyle(as_json=settings.log_format == "json", level=settings.log_level)
+        style = LogStyle(
+            as_json=settings.log_format == "json",
+            level=settings.log_level,
+            priorities=_logs_to_journal(options.parent),
+        )
         style_log_of_twistd(style, globalLogBeginner)
     if settings.broker is not None:
         check_redis(settings.broker)
@@ -136,6 +142,17 @@ def _make_runtime(reactor: Any, settings: Settings, lag: Histogram) -> Runtime:
         log_folders=find_memory(os.environ),
         resident=resident_bytes,
     )
+
+
+def _logs_to_journal(twistd: Any) -> bool:
+    """Return whether twistd will write the log to the journal of systemd.
+
+    :param twistd: its own options; None if there are none.
+    """
+    given = {} if twistd is None else twistd
+    elsewhere = any(given.get(name) for name in ("syslog", "logger"))
+    to_stdout = given.get("nodaemon") and given.get("logfile") in (None, "", "-")
+    return bool(to_stdout) and not elsewhere and is_journal(_STDOUT, os.environ)
 
 
 def _level_applier(style: LogStyle) -> Applier:

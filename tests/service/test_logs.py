@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import warnings
 from collections.abc import Callable
 from io import BytesIO, StringIO
+from tempfile import TemporaryFile
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,7 +28,13 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from pushd.options.parsers import LEVELS
-from pushd.service.logs import LogStyle, json_line, style_log_of_twistd, text_line
+from pushd.service.logs import (
+    LogStyle,
+    is_journal,
+    json_line,
+    style_log_of_twistd,
+    text_line,
+)
 from pushd.views import demo
 
 # Shortly after the start of 2026, in seconds since 1970.
@@ -164,6 +172,38 @@ class LevelTests(SynchronousTestCase):
         assert line is not None
         self.assertRegex(line, r"^20\S+[+-]\d{4} \[pushd\.hub#info\] 1 and deux\n")
         self.assertIn("\tbuiltins.ZeroDivisionError", line)
+
+
+class JournalTests(SynchronousTestCase):
+    """Lines for the journal of systemd."""
+
+    def test_priorities(self) -> None:
+        """Each line begins with the priority of its level, also those of a traceback."""
+        for as_json in (False, True):
+            style = LogStyle(as_json=as_json, level="debug", priorities=True)
+            plain = LogStyle(as_json=as_json, level="debug")
+            for level, priority in zip(LogLevel.iterconstants(), "76432", strict=True):
+                one = event(log_level=level, log_failure=_failure())
+                lines = (style(one) or "").splitlines()
+                self.assertEqual({line[:3] for line in lines}, {f"<{priority}>"})
+                self.assertEqual([line[3:] for line in lines], (plain(one) or "").splitlines())
+
+    def test_no_line(self) -> None:
+        """What has no line gets no priority."""
+        style = LogStyle(priorities=True)
+        self.assertIsNone(style(event(log_level=LogLevel.debug)))
+        self.assertIsNone(style({"log_level": LogLevel.info}))
+
+    def test_is_journal(self) -> None:
+        """``JOURNAL_STREAM`` names the device and the inode of a stream to the journal."""
+        with TemporaryFile() as file:
+            status = os.fstat(file.fileno())
+            for given, expected in (
+                ({}, False),
+                ({"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}, True),
+                ({"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino + 1}"}, False),
+            ):
+                self.assertIs(is_journal(file.fileno(), given), expected)
 
 
 class TwistdLogTests(SynchronousTestCase):

@@ -22,6 +22,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd import service as face
 from pushd.options.command_line import Options
 from pushd.protocols.fast_paths import FAST_PATHS
+from pushd.service import twistd
 from pushd.service.broker_wait import BrokerWait
 from pushd.service.code_reload import CodeReload
 from pushd.service.event_loop import EventLoopService
@@ -219,6 +220,28 @@ class MakeServiceTests(SynchronousTestCase):
         self.assertEqual(memory.events, [])
         service.startService()
         self.assertEqual(memory.events, ["opened 8080", "opened 8081"])
+
+
+class JournalTests(SynchronousTestCase):
+    """Whether the lines of the log get the priorities of the journal."""
+
+    def test_options(self) -> None:
+        """They do if twistd writes its log to an output that is the journal's."""
+        status = os.fstat(1)
+        self.patch(os, "environ", {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"})
+        in_front: dict[str, Any] = {"nodaemon": True, "logfile": None, "syslog": 0, "logger": None}
+        for given, expected in (
+            (None, False),
+            (in_front, True),
+            ({**in_front, "logfile": "-"}, True),
+            ({**in_front, "logfile": "twistd.log"}, False),
+            ({**in_front, "syslog": 1}, False),
+            ({**in_front, "logger": "module.name"}, False),
+            ({**in_front, "nodaemon": False}, False),
+        ):
+            self.assertIs(twistd._logs_to_journal(given), expected)
+        os.environ.clear()
+        self.assertIs(twistd._logs_to_journal(in_front), False)
 
 
 class FaceTests(SynchronousTestCase):

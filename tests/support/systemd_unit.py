@@ -92,10 +92,11 @@ class Unit:
         """Reload it."""
         run("systemctl", "reload", self.name)
 
-    def journal(self) -> list[str]:
+    def journal(self, *options: str) -> list[str]:
         """Return the messages in the journal: those of the service, and of systemd about it."""
         run("journalctl", "--sync")
-        done = run("journalctl", "--unit", self.name, "--output", "json", "--no-pager", "--all")
+        how = ("--output", "json", "--no-pager", "--all")
+        done = run("journalctl", "--unit", self.name, *how, *options)
         return [str(json.loads(line)["MESSAGE"]) for line in done.stdout.splitlines()]
 
     def events(self) -> list[dict[str, Any]]:

@@ -71,6 +71,24 @@ def test_journal(service: Unit) -> None:
     assert closed["logger"].startswith("pushd.")
 
 
+def test_priorities(service: Unit) -> None:
+    """``journalctl -p`` finds lines by their level."""
+    options = Path("/etc/pushd/pushd.toml")
+    text = options.read_text()
+    options.write_text(f'{text}\nthreads = 65\n')
+    try:
+        run("systemctl", "kill", "--kill-whom=main", "--signal=HUP", service.name)
+        needs_restart = "threads changed from 64 to 65, which needs a restart"
+        wait_until(lambda: service.logged("reloaded", needs_restart), "the line of a reload")
+    finally:
+        options.write_text(text)
+    all_lines, warnings = service.journal(), service.journal("--priority", "warning")
+    assert [line for line in warnings if needs_restart in line]
+    for line in all_lines:
+        if line.startswith('{"time"'):
+            assert (line in warnings) == (json.loads(line)["level"] not in ("debug", "info"))
+
+
 def test_environment(service: Unit) -> None:
     """Options are taken from a file that only root can read."""
     assert "drain = 1  # PUSHD_DRAIN" in service.journal()
