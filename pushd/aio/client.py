@@ -33,6 +33,7 @@ class Client:
 
     :param url: URL of the public port, for subscriptions; by default that of the environment
         variable ``PUSHD_URL``, or ``http://127.0.0.1:8080``. A path in it is put before all others.
+        For a port on a Unix socket ``unix:`` and its path, such as ``unix:/run/pushd/web.sock``.
     :param control: URL of the control port, for publishing; by default that of
         ``PUSHD_CONTROL_URL``, or ``http://127.0.0.1:8081``. With a token it may be the public port.
     :param token: token to send with each request, or a function that returns one, plain or async,

@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 import httpx
 
 from pushd.client.client import EventReader
-from pushd.client.http import read_refusal, split_url
+from pushd.client.http import read_refusal, split_url, unix_path
 from pushd.errors import PushdError, Unreachable
 
 # Returns the headers of a request that hold the token.
@@ -24,7 +24,8 @@ _SILENCE = 45.0
 class AsyncHttp:
     """Makes requests to one port of a pushd, over connections that are kept for the next request.
 
-    :param url: such as ``http://127.0.0.1:8081``. A path in it is put before all other paths.
+    :param url: such as ``http://127.0.0.1:8081``. A path in it is put before all other paths. For a
+        port on a Unix socket ``unix:`` and its path.
     :param authorize: returns the headers that hold the token.
     :param timeout: seconds that each step of a request may take.
     :param context: how TLS is used; None for the certificates of the system.
@@ -35,7 +36,11 @@ class AsyncHttp:
     def __init__(
         self, url: str, *, authorize: Authorize, timeout: float, context: ssl.SSLContext | None
     ) -> None:
-        parts = split_url(url)
+        #: The path of the Unix socket to connect to; None over TCP.
+        self.socket_path = unix_path(url)
+        #: The URL as it was given, for errors.
+        self.name = url
+        parts = split_url(url if self.socket_path is None else "http://localhost")
         if context is None and parts.scheme == "https":
             context = ssl.create_default_context()
         #: The URL before the path of each request.
@@ -46,7 +51,11 @@ class AsyncHttp:
         self._timeout = timeout
         # No proxy of the environment: pushd is on this machine, or in the same network.
         self._client = httpx.AsyncClient(
-            verify=False if context is None else context, timeout=timeout, trust_env=False
+            transport=httpx.AsyncHTTPTransport(
+                verify=False if context is None else context, uds=self.socket_path, trust_env=False
+            ),
+            timeout=timeout,
+            trust_env=False,
         )
 
     async def ask(
@@ -101,7 +110,7 @@ class AsyncHttp:
 
     def not_pushd(self) -> Unreachable:
         """Return the error for a response that pushd does not send."""
-        return Unreachable(f"{self.url} does not respond as pushd does")
+        return Unreachable(f"{self.name} does not respond as pushd does")
 
     async def close(self) -> None:
         """Close all connections."""
@@ -113,12 +122,12 @@ class AsyncHttp:
         try:
             yield
         except httpx.TimeoutException:
-            raise Unreachable(f"{self.url} does not respond in time") from None
+            raise Unreachable(f"{self.name} does not respond in time") from None
         except (httpx.LocalProtocolError, UnicodeEncodeError) as error:
             raise PushdError(str(error)) from None
         except (httpx.HTTPError, httpx.StreamError, UnicodeDecodeError) as error:
             reason = str(error) or type(error).__name__
-            raise Unreachable(f"{self.url} does not respond: {reason}") from None
+            raise Unreachable(f"{self.name} does not respond: {reason}") from None
 
 
 def _refusal(response: httpx.Response) -> PushdError:

@@ -6,10 +6,11 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 from urllib.parse import urlencode
 
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection, connect, unix_connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 from websockets.typing import Subprotocol
 
@@ -82,9 +83,11 @@ class WebSockets:
             if after is not None:
                 query["after"] = after
         url = "ws" + self._http.url.removeprefix("http") + path
+        socket_path = self._http.socket_path
+        opening = connect if socket_path is None else partial(unix_connect, socket_path)
         try:
-            return await connect(
-                url + (f"?{urlencode(query)}" if query else ""),
+            return await opening(
+                uri=url + (f"?{urlencode(query)}" if query else ""),
                 subprotocols=[_SUBPROTOCOL],
                 additional_headers=await self._authorize(),
                 proxy=None,
@@ -100,10 +103,10 @@ class WebSockets:
             body = bytes(response.body or b"")
             raise read_refusal(response.status_code, response.reason_phrase, wait, body) from None
         except TimeoutError:
-            raise Unreachable(f"{self._http.url} does not respond in time") from None
+            raise Unreachable(f"{self._http.name} does not respond in time") from None
         except (OSError, InvalidHandshake, EOFError) as error:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise Unreachable(f"{self._http.url} does not respond: {reason}") from None
+            raise Unreachable(f"{self._http.name} does not respond: {reason}") from None
 
 
 class EventStreams:

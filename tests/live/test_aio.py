@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import pushd
-from pushd.aio import Began, Broken, Client, Message, Refused
+from pushd.aio import Began, Broken, Client, Message, Refused, Unreachable
 from pushd.client import Client as BlockingClient
 from tests.support.daemon_process import DaemonProcess
 from tests.support.held_port import held_port
@@ -58,6 +58,29 @@ async def take(events: AsyncGenerator[Any, None], count: int) -> list[Any]:
     """Return the next events of a subscription."""
     async with asyncio.timeout(PATIENCE):
         return [await anext(events) for _ in range(count)]
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_unix_sockets(tmp_path: Path, transport: str) -> None:
+    """Both ports can be on Unix sockets; errors name them as they were given."""
+    public, control = tmp_path / "public.sock", tmp_path / "control.sock"
+    listen = ("--listen", "tcp:0:interface=127.0.0.1", "--listen", f"unix:{public}")
+    args = (*listen, "--control", f"unix:{control}")
+
+    async def run() -> list[Any]:
+        async with Client(
+            f"unix:{public}", control=f"unix:{control}", transports=[transport]
+        ) as client:
+            after = await client.last_id("t")
+            await client.publish("t", "x")
+            return await take(client.subscribe("t", after=after), 1)
+
+    with DaemonProcess(args, directory=tmp_path) as daemon:
+        daemon.wait_for("control port listening")
+        [message] = asyncio.run(run())
+    assert message.data == "x"
+    with pytest.raises(Unreachable, match=f"^unix:{control} does not respond: "):
+        asyncio.run(run())
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
