@@ -336,8 +336,8 @@ class RoomTests(SynchronousTestCase):
     def test_down(self) -> None:
         """Imports from lower rooms and from the same room are allowed, and any in an annex."""
         modules = {
-            "api.urls": "from pushd.topics.hub import Hub\nfrom pushd.api.sse import EventStream",
-            "api.sse": "from pushd import __version__",
+            "api.urls": "from pushd.topics.hub import Hub\nfrom pushd.api.resource import refuse",
+            "api.resource": "from pushd import __version__",
             "topics.hub": "import json",
             "testing.daemon": "from pushd.api.urls import build",
             "testing.__init__": "from pushd.testing import Daemon",

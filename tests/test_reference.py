@@ -13,9 +13,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.access import closing
 from pushd.access.closing import Closing
 from pushd.access.memory import KINDS
-from pushd.api import admin
 from pushd.api.centrifuge import codes
 from pushd.api.centrifuge.codes import Unsubscription
+from pushd.api.operator import admin
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "docs/reference"

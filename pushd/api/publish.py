@@ -13,7 +13,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from pushd.api.admin import schedule_json, topic_json
+from pushd.api.operator.admin import schedule_json, topic_json
 from pushd.api.resource import (
     AsyncResource,
     DaemonState,

@@ -37,12 +37,12 @@ from pushd.api.centrifuge.http_transports import (
 )
 from pushd.api.centrifuge.procedures import Procedures
 from pushd.api.centrifuge.websocket import CentrifugeResource
-from pushd.api.health import Readiness
-from pushd.api.operator_page import FOLDER, PAGE_HEADERS, OperatorPage
+from pushd.api.operator.health import Readiness
+from pushd.api.operator.operator_page import FOLDER, PAGE_HEADERS, OperatorPage
+from pushd.api.operator.snapshots import INTERVAL, Snapshots
 from pushd.api.publish import max_batch_body, max_line
 from pushd.api.resource import DaemonState
-from pushd.api.snapshots import INTERVAL, Snapshots
-from pushd.api.topics import TopicDependencies
+from pushd.api.subscribe.topics import TopicDependencies
 from pushd.api.urls import control_site, public_site
 from pushd.gateways.application import find_authorizer
 from pushd.gateways.asgi.gateway import AsgiGateway

@@ -14,7 +14,7 @@ from twisted.logger import Logger
 from pushd.access.closing import GOING_AWAY, Closing
 from pushd.access.connections import Closable, Connections
 from pushd.access.limits import Limits
-from pushd.api.health import Readiness
+from pushd.api.operator.health import Readiness
 from pushd.api.resource import DaemonState
 from pushd.options.settings import Applier
 from pushd.service.listening import PortService

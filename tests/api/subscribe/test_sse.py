@@ -12,7 +12,7 @@ from twisted.internet.task import Clock
 from pushd.access.closing import Closing
 from pushd.access.limits import Limits
 from pushd.api.keep_alives import KEEP_ALIVE_INTERVAL, KeptAlive
-from pushd.api.sse import EventStream
+from pushd.api.subscribe.sse import EventStream
 from pushd.protocols.cork import Cork
 from pushd.protocols.fast_paths import FAST_PATHS
 from pushd.protocols.twisted_internals import DONE

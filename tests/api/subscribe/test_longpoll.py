@@ -8,7 +8,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.testing import StringTransport
 
-from pushd.api.longpoll import LongPoll
+from pushd.api.subscribe.longpoll import LongPoll
 from pushd.schedule.turns import Turns
 from pushd.testing import RawConnection
 from pushd.topics import hub

@@ -10,7 +10,7 @@ from twisted.logger import capturedLogs
 
 from pushd.access.closing import PERMISSION_REVOKED, Closing
 from pushd.access.permissions import Revoker
-from pushd.api import admin
+from pushd.api.operator import admin
 from pushd.errors import Unavailable
 from pushd.testing import Daemon
 from pushd.topics.timestamp import parse_timestamp

@@ -7,8 +7,8 @@ from functools import partial
 from typing import Any
 
 from pushd.access.closing import Closing
-from pushd.api.longpoll import READ_TIMEOUT, LongPoll
-from pushd.api.sse import EventStream
+from pushd.api.subscribe.longpoll import READ_TIMEOUT, LongPoll
+from pushd.api.subscribe.sse import EventStream
 from pushd.protocols.http.response import JSON_HEADERS, Response
 from pushd.protocols.json_format import publication_json, subscription_json, to_json
 from pushd.topics.cursor import CursorTracker

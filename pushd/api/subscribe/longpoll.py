@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from pushd.access.closing import Closing
 from pushd.access.counters import Traffic
-from pushd.api.presence import PresencePoll
+from pushd.api.subscribe.presence import PresencePoll
 from pushd.protocols.http.response import JSON_HEADERS, Response, json_refusal, write_response
 from pushd.protocols.json_format import publication_json, to_json
 from pushd.schedule.turns import Turn, Turns

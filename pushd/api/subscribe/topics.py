@@ -16,11 +16,7 @@ from twisted.web.server import NOT_DONE_YET
 from pushd.access.authorization import challenge, read_token
 from pushd.access.tokens import Identity
 from pushd.api.keep_alives import KEEP_ALIVE_INTERVAL, KeepAlives, KeptAlive, read_heartbeat
-from pushd.api.longpoll import LongPoll
-from pushd.api.many_websocket import ManyTopicsView
-from pushd.api.presence import PresencePoll, read_client, read_presence, require_presence
 from pushd.api.publish import PublishResource, read_topic
-from pushd.api.repeated_polls import PollStart, RepeatedPolls
 from pushd.api.resource import (
     DaemonState,
     allowed_methods,
@@ -30,9 +26,13 @@ from pushd.api.resource import (
     require_known,
 )
 from pushd.api.response_stream import STREAM_HEADERS, register
-from pushd.api.sse import EventStream
+from pushd.api.subscribe.longpoll import LongPoll
+from pushd.api.subscribe.many_websocket import ManyTopicsView
+from pushd.api.subscribe.presence import PresencePoll, read_client, read_presence, require_presence
+from pushd.api.subscribe.repeated_polls import PollStart, RepeatedPolls
+from pushd.api.subscribe.sse import EventStream
+from pushd.api.subscribe.websocket import TopicView
 from pushd.api.topic_access import Caller, TopicAccess
-from pushd.api.websocket import TopicView
 from pushd.errors import BadRequest, Denied, RequestRefused, TopicRefused
 from pushd.protocols.http.response import JSON_HEADERS, Response, json_refusal, write_response
 from pushd.protocols.websocket.handshake import lost_handshake

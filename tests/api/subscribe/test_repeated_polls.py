@@ -14,8 +14,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.access.closing import GOING_AWAY
 from pushd.access.origins import Hosts, Origins
 from pushd.access.proxies import Proxies
-from pushd.api import repeated_polls
-from pushd.api.repeated_polls import RepeatedPolls
+from pushd.api.subscribe import repeated_polls
+from pushd.api.subscribe.repeated_polls import RepeatedPolls
 from pushd.protocols.fast_paths import FAST_PATHS
 from pushd.protocols.http.request import ChannelRequest
 from pushd.testing import RawConnection

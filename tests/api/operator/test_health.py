@@ -6,7 +6,7 @@ import json
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.api.health import Readiness
+from pushd.api.operator.health import Readiness
 from pushd.testing import Answer, Daemon
 from tests.support.peer import Peer, close_frame, handshake
 

@@ -7,7 +7,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, fail
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.api.positions import locate, read_position
+from pushd.api.subscribe.positions import locate, read_position
 from pushd.errors import BadRequest, Unavailable
 from pushd.topics.cursor import Cursor
 from pushd.topics.publication import Id

@@ -9,7 +9,7 @@ from typing import Any
 from twisted.internet.task import Clock
 
 from pushd import __version__
-from pushd.api import snapshots as module
+from pushd.api.operator import snapshots as module
 from pushd.errors import BadRequest
 from pushd.testing import RawConnection
 from pushd.topics.redis.address import parse_broker

@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.access.closing import NORMAL
 from pushd.access.limits import Limits
 from pushd.access.permissions import Permission
-from pushd.api.presence import PresencePoll
+from pushd.api.subscribe.presence import PresencePoll
 from pushd.errors import NotPermitted, Unavailable
 from pushd.testing import Answer, Browser, RawConnection
 from pushd.topics.presence import LINGER, Presence, PresenceList

@@ -7,7 +7,7 @@ from typing import Any
 
 from twisted.web.resource import IResource
 
-from pushd.api.snapshots import SnapshotResource, Snapshots
+from pushd.api.operator.snapshots import SnapshotResource, Snapshots
 from pushd.protocols.http.guard import PAGE_OFF
 from pushd.protocols.http.response import AnswerResource, refusal
 from pushd.protocols.http.static import StaticFiles

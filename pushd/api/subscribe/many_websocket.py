@@ -18,8 +18,8 @@ from pushd.access.closing import RATE_EXCEEDED, TOKEN_EXPIRED, Closing
 from pushd.access.limits import TokenBucket
 from pushd.access.tokens import Identity
 from pushd.api.keep_alives import KeepAlives, WebSocketHeartbeat
-from pushd.api.positions import Position, locate, read_position
 from pushd.api.resource import DaemonState
+from pushd.api.subscribe.positions import Position, locate, read_position
 from pushd.api.topic_access import Caller, TopicAccess
 from pushd.errors import BadRequest, Denied
 from pushd.protocols.http.response import Response, json_refusal

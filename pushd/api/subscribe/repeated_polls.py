@@ -25,7 +25,7 @@ from twisted.web.http import OK
 from pushd.access.connections import Connections
 from pushd.access.counters import TrafficTotals
 from pushd.access.tokens import Identity
-from pushd.api.longpoll import LongPoll
+from pushd.api.subscribe.longpoll import LongPoll
 from pushd.protocols.http.request import path_of
 from pushd.protocols.http.response import JSON_HEADERS
 from pushd.protocols.http.strict import SHARED_HEADERS, date_of

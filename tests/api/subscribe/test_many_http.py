@@ -13,8 +13,8 @@ from twisted.internet.task import Clock
 
 from pushd.access.closing import GOING_AWAY
 from pushd.access.limits import Limits
-from pushd.api import longpoll
-from pushd.api.many_http import ManyEventStream, ManyLongPoll, _item, _TopicItems
+from pushd.api.subscribe import longpoll
+from pushd.api.subscribe.many_http import ManyEventStream, ManyLongPoll, _item, _TopicItems
 from pushd.schedule.turns import Turns
 from pushd.topics import fanout
 from pushd.topics.history import Retention

@@ -13,12 +13,11 @@ from twisted.web.server import NOT_DONE_YET
 from pushd.access.authorization import Action
 from pushd.access.tokens import Identity
 from pushd.api.keep_alives import read_heartbeat
-from pushd.api.many_http import ManyEventStream, ManyLongPoll
-from pushd.api.positions import Position, locate, read_position
-from pushd.api.presence import PresencePoll, read_client, read_presence
 from pushd.api.resource import allowed_methods, preflight, refuses_all, require_known
-from pushd.api.topic_access import Caller
-from pushd.api.topics import (
+from pushd.api.subscribe.many_http import ManyEventStream, ManyLongPoll
+from pushd.api.subscribe.positions import Position, locate, read_position
+from pushd.api.subscribe.presence import PresencePoll, read_client, read_presence
+from pushd.api.subscribe.topics import (
     TopicDependencies,
     TopicResource,
     read_argument,
@@ -27,6 +26,7 @@ from pushd.api.topics import (
     read_switch,
     read_wait,
 )
+from pushd.api.topic_access import Caller
 from pushd.errors import BadRequest, Denied, TopicRefused
 from pushd.protocols.http.response import Response, write_response
 from pushd.topics.attendance import Participant

@@ -11,7 +11,7 @@ from pushd.access.closing import Closing
 from pushd.protocols.http.access_log import _REASONS
 from tests.support.topic_clients import TopicTestCase
 
-FOLDER = Path(__file__).parents[2] / "web"
+FOLDER = Path(__file__).parents[3] / "web"
 FILES = sorted(path.name for path in (FOLDER / "operator").iterdir())
 
 
