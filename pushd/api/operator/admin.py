@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from datetime import UTC, datetime
 from heapq import nsmallest
 from itertools import islice
@@ -11,18 +10,16 @@ from typing import Any
 
 from pushd.access.closing import Closing
 from pushd.access.connections import Connection, Connections
+from pushd.api.publish import schedule_json, topic_json
 from pushd.api.resource import (
     AsyncResource,
-    DaemonState,
     read_argument,
     read_limit,
     require_known,
 )
 from pushd.errors import BadRequest, Unavailable
 from pushd.protocols.http.response import Response, json_response
-from pushd.topics.publication import Id
-from pushd.topics.scheduled import MAX_SCHEDULED, ScheduleState
-from pushd.topics.timestamp import format_timestamp
+from pushd.topics.scheduled import MAX_SCHEDULED
 
 # What connections can be searched by.
 _SEARCHED = ("transport", "peer", "path", "subject")
@@ -201,31 +198,6 @@ def connection_json(connection: Connection) -> dict[str, Any]:
     if connection.topics is not None:
         described["topics"] = len(connection.topics)
     return described
-
-
-def schedule_json(scheduled: ScheduleState) -> dict[str, Any]:
-    """Return the JSON that describes a scheduled publication."""
-    return {
-        "schedule": scheduled.id,
-        "topic": scheduled.topic,
-        "count": scheduled.count,
-        "done": scheduled.done,
-        "every": scheduled.every,
-        "due": format_timestamp(scheduled.due),
-    }
-
-
-async def topic_json(state: DaemonState, topic: str) -> dict[str, Any]:
-    """Return the JSON that describes a topic."""
-    described: tuple[Id | None, int] = await state.broker.describe(topic)
-    last, history = described
-    transports = Counter(one.transport for one in state.hub.subscribers(topic))
-    return {
-        "topic": topic,
-        "id": None if last is None else str(last),
-        "history": history,
-        "subscribers": dict(transports),
-    }
 
 
 def _closing(request: Any) -> Closing:
