@@ -52,7 +52,11 @@ REACTOR = {
 AUTOBAHN_PACKAGES = ("protocols.websocket", "testing")
 
 # Modules that may use private names of Twisted and Autobahn, and change a reactor.
-FAST_PATHS = ("service.reactor", "protocols.twisted_internals", "protocols.websocket.protocol")
+FAST_PATHS = (
+    "service.process.reactor",
+    "protocols.twisted_internals",
+    "protocols.websocket.protocol",
+)
 
 # Names of asyncio's that are documented for event loops and tasks of other kinds, or that anyio
 # reads of every task.
@@ -272,11 +276,11 @@ def find_inherited_names(classes: Iterable[type], modules: Sources) -> list[str]
 
 
 def find_patches(modules: Sources) -> list[str]:
-    """Find assignments to attributes of a reactor outside service/reactor."""
+    """Find assignments to attributes of a reactor outside service/process/reactor."""
     return [
-        f"pushd/{_path(name)}:{node.lineno} changes a reactor: only service/reactor may"
+        f"pushd/{_path(name)}:{node.lineno} changes a reactor: only service/process/reactor may"
         for name, source in modules.items()
-        if name != "service.reactor"
+        if name != "service.process.reactor"
         for node in ast.walk(ast.parse(source))
         if isinstance(node, ast.Attribute)
         and isinstance(node.ctx, ast.Store)
@@ -523,11 +527,11 @@ class LibraryTests(SynchronousTestCase):
         )
 
     def test_patches(self) -> None:
-        """Only service/reactor changes a reactor."""
+        """Only service/process/reactor changes a reactor."""
         self.assertEqual(find_patches(read_sources()), [])
         for source in ("reactor.seconds = f", "self._reactor.doIteration = f"):
             self.assertEqual(len(find_patches({"service.twistd": source})), 1, source)
-            self.assertEqual(find_patches({"service.reactor": source}), [])
+            self.assertEqual(find_patches({"service.process.reactor": source}), [])
 
     def test_loggers(self) -> None:
         """Each module logs with the namespace of its room, which operators see."""

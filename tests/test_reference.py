@@ -30,7 +30,7 @@ SPREAD = {
     ("protocols/http/access_log.py", "_facts(request)"): {
         *("connection", "peer", "method", "path", "seconds")
     },
-    ("service/event_loop.py", "fields"): {"report", "task"},
+    ("service/process/event_loop.py", "fields"): {"report", "task"},
     ("views/authorizer.py", "fields"): {"authorizer", "peer", "action", "topic"},
     ("views/exchange.py", "self._log_fields()"): {"connection", "view", "path", "peer"},
 }
@@ -39,7 +39,7 @@ SPREAD = {
 # functions add.
 FUNCTIONS = {
     ("protocols/fast_paths.py", "_report"): ({"warn"}, {"path", "lacking"}),
-    ("service/reload.py", "log"): ({"info", "warn"}, set[str]()),
+    ("service/lifecycle/reload.py", "log"): ({"info", "warn"}, set[str]()),
 }
 
 # Modules whose events are dictionaries for ``emit_info``, and what is added to some of these.

@@ -61,9 +61,11 @@ from pushd.protocols.websocket.protocol import PushFactory
 from pushd.schedule.coalescing import CoalescingClock
 from pushd.schedule.histogram import Histogram
 from pushd.schedule.ticks import lateness_of
-from pushd.service.broker_wait import BrokerWait
-from pushd.service.daemon import Drain, PushService
-from pushd.service.lifespan import LifespanService
+from pushd.service.lifecycle.broker_wait import BrokerWait
+from pushd.service.lifecycle.daemon import Drain, PushService
+from pushd.service.lifecycle.lifespan import LifespanService
+from pushd.service.lifecycle.reload import LiveSettings
+from pushd.service.lifecycle.state import StateService
 from pushd.service.listening import PortService
 from pushd.service.metrics import (
     BuildCollector,
@@ -73,8 +75,6 @@ from pushd.service.metrics import (
     StateCollector,
     TopicCollector,
 )
-from pushd.service.reload import LiveSettings
-from pushd.service.state import StateService
 from pushd.topics.attendance import Attendances
 from pushd.topics.broker import Broker, MemoryBroker
 from pushd.topics.history import History, Retention

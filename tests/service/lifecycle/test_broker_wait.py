@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.service.broker_wait import BrokerWait
+from pushd.service.lifecycle.broker_wait import BrokerWait
 
 
 class RecordingPort:

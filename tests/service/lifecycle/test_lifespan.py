@@ -9,7 +9,7 @@ from twisted.logger import capturedLogs
 
 from pushd.gateways.asgi.lifespan import Lifespan
 from pushd.gateways.asgi.scope import Receive, Scope, Send
-from pushd.service.lifespan import LifespanService
+from pushd.service.lifecycle.lifespan import LifespanService
 from tests.support.event_loop_case import EventLoopTestCase
 from tests.support.peer import said
 

@@ -17,7 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.options.command_line import Options
 from pushd.options.settings import Settings
 from pushd.protocols.http.policy import DEFAULT_CSP
-from pushd.service.reload import Reloader
+from pushd.service.lifecycle.reload import Reloader
 from pushd.testing import Daemon
 from pushd.views.request import Request
 from tests.support.echo import echo

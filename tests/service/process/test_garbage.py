@@ -18,8 +18,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.protocols.twisted_internals import unsent
 from pushd.schedule.ticks import PushSchedule
-from pushd.service import garbage
-from pushd.service.garbage import YOUNG, GarbageService, find_trim
+from pushd.service.process import garbage
+from pushd.service.process.garbage import YOUNG, GarbageService, find_trim
 from pushd.testing import Daemon
 from pushd.views.decorators import accept_websocket
 from pushd.views.request import Request

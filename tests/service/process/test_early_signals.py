@@ -10,8 +10,8 @@ from typing import Any
 from twisted.python.reflect import namedAny
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.service.early_signals import note_hangups, noted
-from pushd.service.process import Signals
+from pushd.service.process.early_signals import note_hangups, noted
+from pushd.service.process.process import Signals
 from tests.support.recording_reactor import RecordingReactor
 
 

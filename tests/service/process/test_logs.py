@@ -26,7 +26,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from pushd.options.parsers import LEVELS
-from pushd.service.logs import LogStyle, json_line, style_log_of_twistd, text_line
+from pushd.service.process.logs import LogStyle, json_line, style_log_of_twistd, text_line
 from pushd.views import demo
 
 # Shortly after the start of 2026, in seconds since 1970.

@@ -16,7 +16,7 @@ from pushd.access.closing import GOING_AWAY, Closing
 from pushd.access.connections import Connections
 from pushd.options.settings import Settings
 from pushd.service.build import build
-from pushd.service.daemon import Drain
+from pushd.service.lifecycle.daemon import Drain
 from pushd.testing import Browser, Daemon
 from pushd.testing.alternating_threads import AlternatingThreads
 from pushd.views.decorators import accept_websocket

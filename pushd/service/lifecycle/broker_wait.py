@@ -9,7 +9,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
-from pushd.service.lifespan import Holdable
+from pushd.service.lifecycle.lifespan import Holdable
 
 # Seconds after which requests are read in any case: a server that cannot be reached takes longer to
 # be given up.

@@ -24,8 +24,8 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.protocols.fast_paths import FastPaths
-from pushd.service import reactor as module
-from pushd.service.reactor import (
+from pushd.service.process import reactor as module
+from pushd.service.process.reactor import (
     accept_directly,
     event_loop_of,
     poll_directly,

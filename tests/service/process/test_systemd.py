@@ -11,7 +11,7 @@ from socket import AF_UNIX, SOCK_DGRAM, socket
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.service.systemd import Notifier, read_address, read_watchdog
+from pushd.service.process.systemd import Notifier, read_address, read_watchdog
 
 
 class EnvironmentTests(SynchronousTestCase):

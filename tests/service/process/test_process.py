@@ -14,7 +14,7 @@ from typing import Any
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.service.process import Signals, allow_connections, resident_bytes
+from pushd.service.process.process import Signals, allow_connections, resident_bytes
 from tests.support.folder import make_folder
 from tests.support.peer import said
 
@@ -302,7 +302,7 @@ class RealLimitTests(SynchronousTestCase):
         """The limits are those of a real process, one of its own because it cannot undo them."""
         script = (
             "import resource\n"
-            "from pushd.service.process import allow_connections\n"
+            "from pushd.service.process.process import allow_connections\n"
             "resource.setrlimit(resource.RLIMIT_NOFILE, (256, 512))\n"
             "for wanted in (10, 100, 300, 10000):\n"
             "    print(allow_connections(wanted), *resource.getrlimit(resource.RLIMIT_NOFILE))\n"

@@ -11,7 +11,7 @@ from twisted.logger import capturedLogs
 
 from pushd.access.limits import Limits
 from pushd.options.code_files import CodeFiles, CommandLine
-from pushd.service.code_reload import CodeReload
+from pushd.service.lifecycle.code_reload import CodeReload
 from tests.support.keyring import FolderTestCase
 from tests.support.peer import said
 

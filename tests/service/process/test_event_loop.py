@@ -9,7 +9,7 @@ from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 
 from pushd.schedule.asyncio_task import AsyncioTask
-from pushd.service.event_loop import TIMEOUT, EventLoopService
+from pushd.service.process.event_loop import TIMEOUT, EventLoopService
 from tests.support.event_loop_case import EventLoopTestCase
 from tests.support.peer import said
 

@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.access.origins import Hosts
 from pushd.options.settings import Settings
 from pushd.service.build import build
-from pushd.service.demo_url import DemoUrl
+from pushd.service.lifecycle.demo_url import DemoUrl
 from pushd.views.routes import Routes
 from tests.support.peer import said
 from tests.support.recording_reactor import RecordingPort, RecordingReactor, make_runtime

@@ -17,8 +17,8 @@ from twisted.logger import Logger
 
 from pushd.options.settings import Settings
 from pushd.options.sizes import round_size
-from pushd.service.early_signals import noted
-from pushd.service.reactor import keep_signal_handler
+from pushd.service.process.early_signals import noted
+from pushd.service.process.reactor import keep_signal_handler
 
 _log = Logger(namespace="pushd.service")
 
