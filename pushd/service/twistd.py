@@ -28,13 +28,9 @@ from pushd.service.metrics import LagMeter
 from pushd.service.process.event_loop import EventLoopService
 from pushd.service.process.garbage import GarbageService
 from pushd.service.process.logs import LogStyle, style_log_of_twistd
-from pushd.service.process.process import (
-    Signals,
-    allow_connections,
-    log_memory_limit,
-    resident_bytes,
-)
 from pushd.service.process.reactor import event_loop_of, poll_directly, run_on_monotonic_time
+from pushd.service.process.resources import allow_connections, log_memory_limit, resident_bytes
+from pushd.service.process.signals import Signals
 from pushd.service.process.systemd import Notifier
 from pushd.topics.state.activity_log import find_memory
 from pushd.topics.state.writer import CallerThread, Disk, WriterThread

@@ -26,7 +26,7 @@ from pushd.service.lifecycle.broker_wait import BrokerWait
 from pushd.service.lifecycle.code_reload import CodeReload
 from pushd.service.process.event_loop import EventLoopService
 from pushd.service.process.garbage import GarbageService
-from pushd.service.process.process import Signals
+from pushd.service.process.signals import Signals
 from pushd.service.twistd import makeService
 from pushd.testing import Daemon
 from pushd.topics.redis import session as redis_probe

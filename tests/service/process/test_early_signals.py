@@ -11,7 +11,7 @@ from twisted.python.reflect import namedAny
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.service.process.early_signals import note_hangups, noted
-from pushd.service.process.process import Signals
+from pushd.service.process.signals import Signals
 from tests.support.recording_reactor import RecordingReactor
 
 

@@ -1,30 +1,22 @@
-"""The process: its signals, and its limit of open files."""
+"""Signals of the process: SIGTERM and SIGINT stop the daemon, SIGHUP reloads it."""
 
 from __future__ import annotations
 
 import atexit
 import os
-import resource
 import signal
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from threading import current_thread, main_thread
 from typing import Any
 
 from twisted.application.service import Service
 from twisted.logger import Logger
 
-from pushd.options.settings import Settings
-from pushd.options.sizes import round_size
 from pushd.service.process.early_signals import noted
 from pushd.service.process.reactor import keep_signal_handler
 
 _log = Logger(namespace="pushd.service")
-
-# Descriptors for everything but connections to the public port: the reactor, the log, listening
-# sockets, open files, connections that wait for a 503, and the control port.
-_RESERVED = 192
 
 
 class Signals(Service):
@@ -141,57 +133,3 @@ class Signals(Service):
 
 def _exit_at_once(number: int, frame: object) -> None:
     os._exit(128 + number)  # The status that a shell gives for a signal.
-
-
-def allow_connections(wanted: int) -> int:
-    """Return how many of the wanted connections the limit of open files allows, and log it.
-
-    Each connection takes a descriptor. The soft limit is raised as far as necessary and as far as
-    the hard limit permits.
-    """
-    allowed = _raise_limit(wanted)
-    if allowed == wanted:
-        _log.info("connection limit is {allowed}", event="allowed", allowed=allowed)
-    else:
-        _log.warn(
-            "connection limit is {allowed}, not {wanted}: raise the limit of open files "
-            "(LimitNOFILE=, ulimit -n)",
-            event="allowed",
-            allowed=allowed,
-            wanted=wanted,
-        )
-    return allowed
-
-
-def resident_bytes(status: Path = Path("/proc/self/statm")) -> int:
-    """Return the memory that the process takes (RSS), in bytes; 0 where that is not known.
-
-    :param status: a file of Linux.
-    """
-    try:
-        pages = int(status.read_bytes().split()[1])
-    except OSError:
-        return 0
-    return pages * resource.getpagesize()
-
-
-def log_memory_limit(settings: Settings) -> None:
-    """Log how much memory buffers may take: at the start, and after each reload."""
-    limit = settings.limits.max_memory
-    _log.info(
-        "memory limit for all buffers is {size}",
-        event="memory_limit",
-        size=round_size(limit),
-        limit=limit,
-    )
-
-
-def _raise_limit(wanted: int) -> int:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = wanted + _RESERVED
-    if soft != resource.RLIM_INFINITY and soft < needed:
-        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    if soft == resource.RLIM_INFINITY:
-        return wanted
-    return max(1, min(wanted, soft - _RESERVED))
