@@ -18,7 +18,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 import pushd
 from pushd.access import connections
-from pushd.api import response_stream, sse
+from pushd.api import response_stream
+from pushd.api.subscribe import sse
 from pushd.gateways.asgi.scope import Receive, Scope, Send
 from pushd.protocols.fast_paths import FAST_PATHS
 from pushd.protocols.http import access_log

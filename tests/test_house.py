@@ -8,7 +8,7 @@ import inspect
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -52,7 +52,11 @@ REACTOR = {
 AUTOBAHN_PACKAGES = ("protocols.websocket", "testing")
 
 # Modules that may use private names of Twisted and Autobahn, and change a reactor.
-FAST_PATHS = ("service.reactor", "protocols.twisted_internals", "protocols.websocket.protocol")
+FAST_PATHS = (
+    "service.process.reactor",
+    "protocols.twisted_internals",
+    "protocols.websocket.protocol",
+)
 
 # Names of asyncio's that are documented for event loops and tasks of other kinds, or that anyio
 # reads of every task.
@@ -121,12 +125,14 @@ def find_upward_imports(modules: Sources) -> list[str]:
                 faults.append(f"pushd/{_path(name)}:{line} imports {imported}, an annex")
             elif rank.get(other, 0) > rank[room]:
                 faults.append(f"pushd/{_path(name)}:{line} imports {imported} from a higher room")
-    edges = {
-        name: {imported for _, imported in imports if not _is_face(imported)}
-        for name, imports in graph.items()
-        if not _is_face(name)
-    }
-    return faults + [f"a circle of imports: {' → '.join(circle)}" for circle in _circles(edges)]
+    circles = _circles(_edges(modules, lambda name: name))
+    return faults + [f"a circle of imports: {' → '.join(circle)}" for circle in circles]
+
+
+def find_circles_of_folders(modules: Sources) -> list[str]:
+    """Find circles of imports between the folders of a room, and the modules beside them."""
+    circles = _circles(_edges(modules, lambda name: ".".join(name.split(".")[:2])))
+    return [f"a circle of folders: {' → '.join(circle)}" for circle in circles]
 
 
 def find_house_imports_of_faces(modules: Sources) -> list[str]:
@@ -272,11 +278,11 @@ def find_inherited_names(classes: Iterable[type], modules: Sources) -> list[str]
 
 
 def find_patches(modules: Sources) -> list[str]:
-    """Find assignments to attributes of a reactor outside service/reactor."""
+    """Find assignments to attributes of a reactor outside service/process/reactor."""
     return [
-        f"pushd/{_path(name)}:{node.lineno} changes a reactor: only service/reactor may"
+        f"pushd/{_path(name)}:{node.lineno} changes a reactor: only service/process/reactor may"
         for name, source in modules.items()
-        if name != "service.reactor"
+        if name != "service.process.reactor"
         for node in ast.walk(ast.parse(source))
         if isinstance(node, ast.Attribute)
         and isinstance(node.ctx, ast.Store)
@@ -310,6 +316,7 @@ class RoomTests(SynchronousTestCase):
         modules = read_sources()
         self.assertIn("__init__", modules)
         self.assertEqual(find_upward_imports(modules), [])
+        self.assertEqual(find_circles_of_folders(modules), [])
         self.assertEqual(find_forbidden_imports(modules), [])
         self.assertEqual(find_house_imports_of_faces(modules), [])
 
@@ -336,8 +343,8 @@ class RoomTests(SynchronousTestCase):
     def test_down(self) -> None:
         """Imports from lower rooms and from the same room are allowed, and any in an annex."""
         modules = {
-            "api.urls": "from pushd.topics.hub import Hub\nfrom pushd.api.sse import EventStream",
-            "api.sse": "from pushd import __version__",
+            "api.urls": "from pushd.topics.hub import Hub\nfrom pushd.api.resource import refuse",
+            "api.resource": "from pushd import __version__",
             "topics.hub": "import json",
             "testing.daemon": "from pushd.api.urls import build",
             "testing.__init__": "from pushd.testing import Daemon",
@@ -366,6 +373,23 @@ class RoomTests(SynchronousTestCase):
         )
         modules["topics.hub"] = ""
         self.assertEqual(find_upward_imports(modules), [])
+
+    def test_circle_of_folders(self) -> None:
+        """Two folders of a room must not import each other, even without a circle of modules."""
+        modules = {
+            "api.urls": "from pushd.api.operator.admin import TopicListResource",
+            "api.publish": "from pushd.api.operator.admin import topic_json",
+            "api.operator.admin": "from pushd.api.operator.health import Readiness",
+            "api.operator.health": "",
+            "api.operator.rules": "from pushd.api.publish import read_topic",
+        }
+        self.assertEqual(find_upward_imports(modules), [])
+        self.assertEqual(
+            find_circles_of_folders(modules),
+            ["a circle of folders: api.operator → api.publish → api.operator"],
+        )
+        modules["api.operator.rules"] = ""
+        self.assertEqual(find_circles_of_folders(modules), [])
 
     def test_forbidden(self) -> None:
         """HTTP must not import WebSocket, nor topics Redis."""
@@ -523,11 +547,11 @@ class LibraryTests(SynchronousTestCase):
         )
 
     def test_patches(self) -> None:
-        """Only service/reactor changes a reactor."""
+        """Only service/process/reactor changes a reactor."""
         self.assertEqual(find_patches(read_sources()), [])
         for source in ("reactor.seconds = f", "self._reactor.doIteration = f"):
             self.assertEqual(len(find_patches({"service.twistd": source})), 1, source)
-            self.assertEqual(find_patches({"service.reactor": source}), [])
+            self.assertEqual(find_patches({"service.process.reactor": source}), [])
 
     def test_loggers(self) -> None:
         """Each module logs with the namespace of its room, which operators see."""
@@ -729,6 +753,19 @@ def _path(name: str) -> str:
 def _test_path(name: str) -> str:
     folder, _, module = name.rpartition(".")
     return f"{folder.replace('.', '/')}/test_{module}.py"
+
+
+def _edges(modules: Sources, part: Callable[[str], str]) -> dict[str, set[str]]:
+    """Return what each part of the house imports of others, without the faces.
+
+    :param part: returns the part that a module belongs to.
+    """
+    edges: dict[str, set[str]] = {}
+    for name in modules:
+        if not _is_face(name):
+            imported = {one for _, one in _imported_modules(name, modules) if not _is_face(one)}
+            edges.setdefault(part(name), set()).update({*map(part, imported)} - {part(name)})
+    return edges
 
 
 def _circles(edges: Mapping[str, set[str]]) -> list[list[str]]:

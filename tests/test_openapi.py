@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import inspect
 import re
 from pathlib import Path
 from types import ModuleType
@@ -12,7 +13,7 @@ from openapi_spec_validator import validate
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd import __version__
-from pushd.api import operator_page
+from pushd.api.operator import operator_page
 from pushd.api.playground import Playground
 from tests.support.openapi import FILES, read_document
 
@@ -31,7 +32,7 @@ def find_served(function: str, module: str = "urls") -> set[str]:
     spec = importlib.import_module(f"pushd.api.{module}")
     [body] = [
         node
-        for node in ast.walk(ast.parse((ROOT / f"pushd/api/{module}.py").read_text()))
+        for node in ast.walk(ast.parse(inspect.getsource(spec)))
         if isinstance(node, ast.FunctionDef) and node.name == function
     ]
     found: set[str] = set()
@@ -117,7 +118,7 @@ class RouteTests(SynchronousTestCase):
     def test_control(self) -> None:
         """So are those of the control port, and the document has no other."""
         served = find_served("control_site")
-        served |= find_served("find", "operator_page") | {f"/{operator_page.FOLDER}"}
+        served |= find_served("find", "operator.operator_page") | {f"/{operator_page.FOLDER}"}
         served |= {f"/topics/{{topic}}{suffix}" for suffix in served if suffix == "/presence"}
         paths = set(read_document("control").value["paths"])
         # What goes on after a name is in the document as a parameter.

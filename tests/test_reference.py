@@ -13,9 +13,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from pushd.access import closing
 from pushd.access.closing import Closing
 from pushd.access.memory import KINDS
-from pushd.api import admin
 from pushd.api.centrifuge import codes
 from pushd.api.centrifuge.codes import Unsubscription
+from pushd.api.operator import admin
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "docs/reference"
@@ -30,7 +30,7 @@ SPREAD = {
     ("protocols/http/access_log.py", "_facts(request)"): {
         *("connection", "peer", "method", "path", "seconds")
     },
-    ("service/event_loop.py", "fields"): {"report", "task"},
+    ("service/process/event_loop.py", "fields"): {"report", "task"},
     ("views/authorizer.py", "fields"): {"authorizer", "peer", "action", "topic"},
     ("views/exchange.py", "self._log_fields()"): {"connection", "view", "path", "peer"},
 }
@@ -39,7 +39,7 @@ SPREAD = {
 # functions add.
 FUNCTIONS = {
     ("protocols/fast_paths.py", "_report"): ({"warn"}, {"path", "lacking"}),
-    ("service/reload.py", "log"): ({"info", "warn"}, set[str]()),
+    ("service/lifecycle/reload.py", "log"): ({"info", "warn"}, set[str]()),
 }
 
 # Modules whose events are dictionaries for ``emit_info``, and what is added to some of these.

@@ -6,6 +6,7 @@ import binascii
 import json
 import re
 from base64 import b64decode
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -16,7 +17,6 @@ from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from pushd.api.admin import schedule_json, topic_json
 from pushd.api.resource import (
     AsyncResource,
     DaemonState,
@@ -32,7 +32,8 @@ from pushd.protocols.json_format import is_encodable
 from pushd.topics.broker import Draft
 from pushd.topics.json_data import check_json, encode_json
 from pushd.topics.publication import Id, Replay, check_event, check_topic
-from pushd.topics.timestamp import parse_timestamp
+from pushd.topics.scheduled import ScheduleState
+from pushd.topics.timestamp import format_timestamp, parse_timestamp
 
 # Lower bound of the limit on the body of a batch, in bytes, for a small --max-message.
 _BATCH_BODY = 16 << 20
@@ -494,6 +495,31 @@ def published_texts(
         f'{{"id":"{id.epoch}:{id.offset}","subscribers":{counts[draft.topic]}}}'
         for draft, id in zip(drafts, ids, strict=True)
     )
+
+
+def schedule_json(scheduled: ScheduleState) -> dict[str, Any]:
+    """Return the JSON that describes a scheduled publication."""
+    return {
+        "schedule": scheduled.id,
+        "topic": scheduled.topic,
+        "count": scheduled.count,
+        "done": scheduled.done,
+        "every": scheduled.every,
+        "due": format_timestamp(scheduled.due),
+    }
+
+
+async def topic_json(state: DaemonState, topic: str) -> dict[str, Any]:
+    """Return the JSON that describes a topic."""
+    described: tuple[Id | None, int] = await state.broker.describe(topic)
+    last, history = described
+    transports = Counter(one.transport for one in state.hub.subscribers(topic))
+    return {
+        "topic": topic,
+        "id": None if last is None else str(last),
+        "history": history,
+        "subscribers": dict(transports),
+    }
 
 
 async def _publish(state: DaemonState, draft: Draft) -> Response:

@@ -8,7 +8,9 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.web.resource import IResource
 
 from pushd.access.counters import Counters
-from pushd.api.admin import (
+from pushd.api.centrifuge.http_api import PREFIX as API
+from pushd.api.centrifuge.http_api import HttpApi, HttpApiResource
+from pushd.api.operator.admin import (
     ConnectionListResource,
     ConnectionResource,
     ScheduleListResource,
@@ -16,14 +18,15 @@ from pushd.api.admin import (
     SubscriptionListResource,
     TopicListResource,
 )
-from pushd.api.centrifuge.http_api import PREFIX as API
-from pushd.api.centrifuge.http_api import HttpApi, HttpApiResource
-from pushd.api.health import Readiness, health_resource, metrics_resource, readiness_resource
-from pushd.api.many_topics import PATH as MANY_TOPICS
-from pushd.api.many_topics import ManyTopicsResource
-from pushd.api.operator_page import OperatorPage
-from pushd.api.presence import SUFFIX, PresenceResource
-from pushd.api.publications import PublicationListResource
+from pushd.api.operator.health import (
+    Readiness,
+    health_resource,
+    metrics_resource,
+    readiness_resource,
+)
+from pushd.api.operator.operator_page import OperatorPage
+from pushd.api.operator.publications import PublicationListResource
+from pushd.api.operator.rules import RulesResource
 from pushd.api.publish import (
     BatchResource,
     ControlTopicResource,
@@ -32,8 +35,10 @@ from pushd.api.publish import (
 )
 from pushd.api.publish_stream import PublisherView
 from pushd.api.resource import DaemonState
-from pushd.api.rules import RulesResource
-from pushd.api.topics import TopicDependencies, TopicResource
+from pushd.api.subscribe.many_topics import PATH as MANY_TOPICS
+from pushd.api.subscribe.many_topics import ManyTopicsResource
+from pushd.api.subscribe.presence import SUFFIX, PresenceResource
+from pushd.api.subscribe.topics import TopicDependencies, TopicResource
 from pushd.gateways.asgi.gateway import AsgiGateway
 from pushd.gateways.wsgi import WsgiGateway
 from pushd.protocols.http.at_once import AtOnce

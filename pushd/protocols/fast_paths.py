@@ -1,6 +1,6 @@
 """The switch for fast paths: code that relies on private names of Twisted, Autobahn or pyOpenSSL.
 
-Fast paths stand in three modules: ``service/reactor``, ``protocols/twisted_internals`` and
+Fast paths stand in three modules: ``service/process/reactor``, ``protocols/twisted_internals`` and
 ``protocols/websocket/protocol``. Each asks here whether it may be taken. If the installed version
 of a library lacks a name that it relies on, the public way is taken, and the log says so once. A
 private name that has no public way is a requirement: if it is missing, the log says so as well.

@@ -37,12 +37,12 @@ from pushd.api.centrifuge.http_transports import (
 )
 from pushd.api.centrifuge.procedures import Procedures
 from pushd.api.centrifuge.websocket import CentrifugeResource
-from pushd.api.health import Readiness
-from pushd.api.operator_page import FOLDER, PAGE_HEADERS, OperatorPage
+from pushd.api.operator.health import Readiness
+from pushd.api.operator.operator_page import FOLDER, PAGE_HEADERS, OperatorPage
+from pushd.api.operator.snapshots import INTERVAL, Snapshots
 from pushd.api.publish import max_batch_body, max_line
 from pushd.api.resource import DaemonState
-from pushd.api.snapshots import INTERVAL, Snapshots
-from pushd.api.topics import TopicDependencies
+from pushd.api.subscribe.topics import TopicDependencies
 from pushd.api.urls import control_site, public_site
 from pushd.gateways.application import find_authorizer
 from pushd.gateways.asgi.gateway import AsgiGateway
@@ -61,9 +61,11 @@ from pushd.protocols.websocket.protocol import PushFactory
 from pushd.schedule.coalescing import CoalescingClock
 from pushd.schedule.histogram import Histogram
 from pushd.schedule.ticks import lateness_of
-from pushd.service.broker_wait import BrokerWait
-from pushd.service.daemon import Drain, PushService
-from pushd.service.lifespan import LifespanService
+from pushd.service.lifecycle.broker_wait import BrokerWait
+from pushd.service.lifecycle.daemon import Drain, PushService
+from pushd.service.lifecycle.lifespan import LifespanService
+from pushd.service.lifecycle.reload import LiveSettings
+from pushd.service.lifecycle.state import StateService
 from pushd.service.listening import PortService
 from pushd.service.metrics import (
     BuildCollector,
@@ -73,8 +75,6 @@ from pushd.service.metrics import (
     StateCollector,
     TopicCollector,
 )
-from pushd.service.reload import LiveSettings
-from pushd.service.state import StateService
 from pushd.topics.attendance import Attendances
 from pushd.topics.broker import Broker, MemoryBroker
 from pushd.topics.history import History, Retention

@@ -30,7 +30,7 @@ from pushd.protocols.twisted_internals import (
     pass_half_closes,
     prepare_tls,
 )
-from pushd.service.reactor import accept_directly
+from pushd.service.process.reactor import accept_directly
 from pushd.service.socket_file import SocketFile, unix_path
 
 _log = Logger(namespace="pushd.service")

@@ -21,21 +21,17 @@ from pushd.protocols.fast_paths import FAST_PATHS
 from pushd.schedule.asyncio_task import call_on_loop
 from pushd.schedule.histogram import Histogram
 from pushd.service.build import Runtime, build, check_redis
-from pushd.service.code_reload import CodeReload
-from pushd.service.demo_url import DemoUrl
-from pushd.service.event_loop import EventLoopService
-from pushd.service.garbage import GarbageService
-from pushd.service.logs import LogStyle, is_journal, style_log_of_twistd
+from pushd.service.lifecycle.code_reload import CodeReload
+from pushd.service.lifecycle.demo_url import DemoUrl
+from pushd.service.lifecycle.reload import Reloader
 from pushd.service.metrics import LagMeter
-from pushd.service.process import (
-    Signals,
-    allow_connections,
-    log_memory_limit,
-    resident_bytes,
-)
-from pushd.service.reactor import event_loop_of, poll_directly, run_on_monotonic_time
-from pushd.service.reload import Reloader
-from pushd.service.systemd import Notifier
+from pushd.service.process.event_loop import EventLoopService
+from pushd.service.process.garbage import GarbageService
+from pushd.service.process.logs import LogStyle, is_journal, style_log_of_twistd
+from pushd.service.process.reactor import event_loop_of, poll_directly, run_on_monotonic_time
+from pushd.service.process.resources import allow_connections, log_memory_limit, resident_bytes
+from pushd.service.process.signals import Signals
+from pushd.service.process.systemd import Notifier
 from pushd.topics.state.activity_log import find_memory
 from pushd.topics.state.writer import CallerThread, Disk, WriterThread
 from pushd.views.threads import ViewThreads

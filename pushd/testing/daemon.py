@@ -32,7 +32,7 @@ from pushd.options.settings import Settings
 from pushd.schedule.asyncio_task import call_on_loop
 from pushd.schedule.coalescing import CoalescingClock
 from pushd.service.build import Runtime, build
-from pushd.service.event_loop import EventLoopService
+from pushd.service.process.event_loop import EventLoopService
 from pushd.testing.alternating_threads import AlternatingThreads
 from pushd.testing.browser import Browser, make_protocol
 from pushd.testing.connection import Answer, RawConnection, RecordingProtocol

@@ -21,7 +21,7 @@ from pushd.access.closing import (
 from pushd.access.connections import Connections
 from pushd.access.counters import Traffic
 from pushd.protocols.websocket.socket import WebSocket
-from pushd.service.daemon import Drain
+from pushd.service.lifecycle.daemon import Drain
 from pushd.testing import Daemon
 from pushd.views.decorators import accept_websocket
 from pushd.views.request import Request

@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.access.authorization import Authorizer
 from pushd.access.tokens import TokenKeys
-from pushd.api.longpoll import LongPoll
+from pushd.api.subscribe.longpoll import LongPoll
 from pushd.api.topic_access import Caller, TopicAccess
 from pushd.errors import Denied
 from pushd.testing import Answer

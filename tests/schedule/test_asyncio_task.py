@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 from pushd.schedule.asyncio_task import AsyncioTask, _Translation, call_on_loop, make_task
 from pushd.schedule.coroutine import current_task
 from pushd.schedule.ticks import PushSchedule
-from tests.service.test_garbage import forget_traceback
+from tests.service.process.test_garbage import forget_traceback
 from tests.support.event_loop_case import EventLoopTestCase
 
 

@@ -31,7 +31,7 @@ from pushd.service.build import (
     public_policy,
     shipped_client,
 )
-from pushd.service.reload import LiveSettings
+from pushd.service.lifecycle.reload import LiveSettings
 from pushd.testing import Daemon
 from pushd.topics.broker import Broker, MemoryBroker
 from pushd.topics.history import Retention

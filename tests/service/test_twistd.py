@@ -23,11 +23,11 @@ from pushd import service as face
 from pushd.options.command_line import Options
 from pushd.protocols.fast_paths import FAST_PATHS
 from pushd.service import twistd
-from pushd.service.broker_wait import BrokerWait
-from pushd.service.code_reload import CodeReload
-from pushd.service.event_loop import EventLoopService
-from pushd.service.garbage import GarbageService
-from pushd.service.process import Signals
+from pushd.service.lifecycle.broker_wait import BrokerWait
+from pushd.service.lifecycle.code_reload import CodeReload
+from pushd.service.process.event_loop import EventLoopService
+from pushd.service.process.garbage import GarbageService
+from pushd.service.process.signals import Signals
 from pushd.service.twistd import makeService
 from pushd.testing import Daemon
 from pushd.topics.redis import session as redis_probe

@@ -75,7 +75,7 @@ def test_priorities(service: Unit) -> None:
     """``journalctl -p`` finds lines by their level."""
     options = Path("/etc/pushd/pushd.toml")
     text = options.read_text()
-    options.write_text(f'{text}\nthreads = 65\n')
+    options.write_text(f"{text}\nthreads = 65\n")
     try:
         run("systemctl", "kill", "--kill-whom=main", "--signal=HUP", service.name)
         needs_restart = "threads changed from 64 to 65, which needs a restart"

@@ -7,7 +7,7 @@ from typing import Any
 
 from twisted.application.service import ServiceMaker
 
-from pushd.service.early_signals import note_hangups
+from pushd.service.process.early_signals import note_hangups
 from pushd.service.reuse_port import ReusePortParser
 
 

@@ -40,7 +40,7 @@ _CHECKS = {
     ),
     "the RPC proxy": "tests/api/centrifuge/test_procedures.py",
     "HTTP API at `/api`, `http_api.key`": "tests/api/centrifuge/test_http_api.py::test_key",
-    "`prometheus.enabled`, `health.enabled`": "tests/api/test_health.py::test_metrics",
+    "`prometheus.enabled`, `health.enabled`": "tests/api/operator/test_health.py::test_metrics",
     "the Redis engine": "tests/sdk/test_python.py::test_two_nodes",
     "names of channels are any text": "test_names",
     (
@@ -52,7 +52,7 @@ _CHECKS = {
     "`subscribe` of the HTTP API": "test_api",
     "delta compression": "test_recovery",
     "WebSockets are not compressed unless told to": (
-        "tests/service/test_reload.py::test_compression"
+        "tests/service/lifecycle/test_reload.py::test_compression"
     ),
     "`ns:channel` without a rule": "test_namespaces",
     "the claims `subscribe` and `publish` in tokens": "test_permissions",

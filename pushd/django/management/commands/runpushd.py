@@ -22,7 +22,7 @@ from twisted.logger import globalLogBeginner, textFileLogObserver
 from pushd.options.command_line import Options
 from pushd.options.event_loop import ASYNCIO, TWISTED
 from pushd.options.settings import Settings
-from pushd.service.logs import LogStyle
+from pushd.service.process.logs import LogStyle
 from pushd.service.twistd import makeService
 
 _ASGI, _WSGI = "ASGI_APPLICATION", "WSGI_APPLICATION"

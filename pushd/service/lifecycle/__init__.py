@@ -1,0 +1,1 @@
+"""The life of the daemon: started, restored, reloaded, drained and stopped."""
