@@ -118,16 +118,10 @@ class RedisBroker:
         #: Passes messages to single nodes.
         self.relay: NodeRelay | None
         self.relay = self._relay = RedisRelay(self._reconnector, names, node=node, name=name)
-        self._wait_timeouts = make_timeouts(reactor, self.fault)
         #: Calls the other nodes.
         self.calls: NodeCalls | None
         self.calls = self._calls = RedisNodeCalls(
-            reactor,
-            self._reconnector,
-            names,
-            Waiters(self._wait_timeouts),
-            node=node,
-            name=name,
+            reactor, self._reconnector, names, node=node, name=name
         )
         #: Keeps the schedules of all nodes.
         self.schedules = RedisSchedules(
@@ -142,6 +136,7 @@ class RedisBroker:
             lateness=Histogram() if lateness is None else lateness,
         )
         self._sync = TopicSync(reactor, self._reconnector, self._commands, name=name)
+        self._wait_timeouts = make_timeouts(reactor, self.fault)
         # Reads of topics that are not followed wait for a session.
         self._waiters = Waiters(self._wait_timeouts)
         self._deliver: Callable[[Publication], None] = _ignore
