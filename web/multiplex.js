@@ -7,6 +7,7 @@
 import { callSafely, keepOpen } from "./connection.js";
 import { TRANSPORTS, checkTopics, nameOf } from "./multiplex_transports.js";
 import { Listener, Topic } from "./topic.js";
+import { NO_REASON } from "./transports.js";
 
 // Topics that come and go within this time, in milliseconds, are asked for at once: over SSE and
 // long polling each change replaces the connection.
@@ -118,17 +119,17 @@ export function connect(url = "/topics", options = {}) {
       setTimeout(settle, seconds * 1000);
     } else {
       topics.delete(topic.name);
-      topic.closed(code, reason);
+      topic.closed(code, reason || NO_REASON);
       settle();
     }
   }
 
   /** If the server refuses the connection because of one topic, go on without it. */
-  function onRefused({ code, details: { topic: name, error } }) {
+  function onRefused({ code, message, details: { topic: name } }) {
     const topic = topics.get(name);
     if (!topic) return false;
     topics.delete(name);
-    topic.closed(code, error);
+    topic.closed(code, message);
     if (topics.size) connection.replace();
     else connection.rest();
     return true;

@@ -136,8 +136,10 @@ async function refusal(response) {
   const text = await response.text();
   const retryAfter = within(response.headers.get("Retry-After"), 0, MAX_RETRY_AFTER);
   const details = parse(text);
-  const message = typeof details.error === "string" ? details.error : text.slice(0, 200).trim();
-  return new RequestError(status, message, permanent, retryAfter, details);
+  const given = typeof details.error === "string" ? details.error : text.slice(0, 200);
+  // A proxy may answer without a body, and HTTP/2 has no phrase beside the status.
+  const answer = `the server answered ${status} ${response.statusText}`;
+  return new RequestError(status, given.trim() || answer.trim(), permanent, retryAfter, details);
 }
 
 function parse(text) {

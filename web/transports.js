@@ -18,6 +18,9 @@ const TOKEN_EXPIRED = "token expired";
 // The same if the permission that the server's authorizer gave has ended: it may give another.
 const PERMISSION_EXPIRED = "permission expired";
 
+/** What stands for the reason if the server gives none. */
+export const NO_REASON = "the server gave no reason";
+
 /**
  * Build a WebSocket's address from a path on the server that the page came from.
  *
@@ -115,7 +118,7 @@ export function openSocket(url, { tokenSource }, { onReady, onFrame, onHeartbeat
     clearTimeout(timer);
     const expired = reason === PERMISSION_EXPIRED || (tokenSource && reason === TOKEN_EXPIRED);
     const permanent = code === 1008 && !expired;
-    onEnd(permanent && new RequestError(code, reason, true));
+    onEnd(permanent && new RequestError(code, reason || NO_REASON, true));
   };
   return { socket, send };
 }

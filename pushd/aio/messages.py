@@ -68,6 +68,6 @@ def read_message(value: Any) -> Began | Message | None:
 
 def _explain(value: dict[str, Any], member: str) -> str:
     """Return the reason in a message, with the topic that it is about."""
-    reason = str(value.get(member, "the subscription was ended"))
+    reason = str(value.get(member) or "the subscription was ended")
     topic = value.get("topic", value.get("unsubscribed"))
     return reason if topic is None else f"{topic}: {reason}"

@@ -16,7 +16,7 @@ from websockets.typing import Subprotocol
 
 from pushd.aio.http import AsyncHttp, Authorize
 from pushd.client.client import topic_path
-from pushd.client.http import read_refusal
+from pushd.client.http import NO_REASON, read_refusal
 from pushd.errors import PushdError, Refused, Unreachable
 
 _SUBPROTOCOL = Subprotocol("pushd.v1")
@@ -180,7 +180,6 @@ def _explain(error: ConnectionClosed) -> PushdError:
         return Unreachable("the connection was lost")
     if closing.code != _POLICY:
         return Unreachable(f"closed by the server: {closing.code} {closing.reason}".rstrip())
-    expired = closing.reason == _TOKEN_EXPIRED
-    return Refused(
-        401 if expired else 403, closing.reason, "token" if expired else "connection", None
-    )
+    if closing.reason == _TOKEN_EXPIRED:
+        return Refused(401, closing.reason, "token", None)
+    return Refused(403, closing.reason or NO_REASON, "connection", None)

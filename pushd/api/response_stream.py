@@ -112,8 +112,14 @@ class ResponseStream(ABC):
         else:
             self._resume()
 
-    def stopProducing(self) -> None:  # noqa: B027 - a producer must have it
-        """Do nothing: ``forget`` follows."""
+    def stopProducing(self) -> None:
+        """Note what the client has not taken: the connection is lost, and its socket still open.
+
+        The kernel may have given up with all that it had in its own buffer. ``forget`` follows.
+        """
+        if self._open:
+            held = sum(map(len, self._held))
+            self.ending = self.ending._replace(untaken=untaken(self._transport) + held)
 
     def close_with(self, closing: Closing) -> Deferred[None]:
         """End the response in order; the client reconnects by itself."""
@@ -138,13 +144,24 @@ class ResponseStream(ABC):
         return sum(usage.count_once(piece.obj, len(piece)) for piece in self._held)
 
     def break_off(self, closing: Closing) -> None:
-        """End the response at once, with what waits, as its connection is about to be reset."""
-        self.ending = Ending(closing.code, US, closing.reason)
+        """End the response at once, with what waits, as its connection is about to be reset.
+
+        If it was to end in another way, that stands behind what the client did not take.
+        """
+        if not (self._open or self._finishing):
+            return  # It has been broken off; the connection will be lost in a moment.
+        waiting = untaken(self._transport) + sum(map(len, self._held))
+        code, by, reason, _ = self.ending
+        if by is US:
+            self.ending = Ending(1006, US, f"{reason} ({code})", waiting)
+        else:
+            self.ending = Ending(closing.code, US, closing.reason, waiting)
         self.forget()
 
     def forget(self) -> None:
         """Cancel everything: the client has disconnected, or the response has ended."""
         self._stop()
+        self._finishing = False
         self._held.clear()
         # It refers to this stream.
         self._writer = self._request

@@ -74,6 +74,7 @@ examples:
 
 _RULES = """\
 examples:
+  pushdctl rules                          all rules, in the order in which they are tried
   pushdctl rules chat/7                   what the configuration file says of this topic
   pushdctl rules chat/7 --json | jq .match
 """
@@ -273,9 +274,10 @@ def make_parser(environ: Mapping[str, str]) -> Parser:
     help = "Say whether the daemon is ready for traffic; exits with 1 if not."
     _fill_health(add("health", commands.health, help, _HEALTH), environ)
     topics = add("topics", commands.topics, "List the topics.")
-    help = "Show the rule that holds for a topic."
+    help = "Show the rule that holds for a topic, or list all rules."
     rules = add("rules", commands.rules, help, _RULES)
-    _add_topic(rules)
+    help = "name of the topic, such as news or chat/7; without it, all rules are listed"
+    rules.add_argument("topic", metavar="TOPIC", nargs="?", help=help)
     help = "List who is present at a topic."
     presence = add("presence", commands.presence, help, _PRESENCE)
     _add_topic(presence)

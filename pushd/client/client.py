@@ -190,6 +190,15 @@ class Client:
         """Return the rule that holds for a topic, with the daemon's defaults in their places."""
         return self._check(self.ask("GET", "/rules", {"topic": topic}), "match")
 
+    def all_rules(self) -> list[dict[str, Any]]:
+        """Return all rules, with the daemon's defaults in their places.
+
+        They are in the order in which they are tried. The last one, whose ``match`` is None, holds
+        for the topics that match no other.
+        """
+        rules: list[dict[str, Any]] = self._check(self.ask("GET", "/rules"), "rules")["rules"]
+        return rules
+
     def presence(self, topic: str) -> dict[str, Any]:
         """Return who is present at a topic, whose rule must have presence.
 

@@ -148,8 +148,15 @@ def topics(given: Namespace, runtime: CommandRuntime) -> None:
 
 
 def rules(given: Namespace, runtime: CommandRuntime) -> None:
-    """Print the rule of a topic."""
-    rule = _client(given, runtime, given.control).rules(given.topic)
+    """Print the rule of a topic; without one, all rules in their order, the defaults last."""
+    client = _client(given, runtime, given.control)
+    if given.topic is None:
+        found = client.all_rules()
+        head = [name.upper() for name in found[0]]
+        rows = [[_plain(value) for value in one.values()] for one in found]
+        _show(given, runtime, head, rows, found)
+        return
+    rule = client.rules(given.topic)
     rows = [[name, _plain(value)] for name, value in rule.items()]
     _show(given, runtime, ["RULE", "VALUE"], rows, [rule])
 

@@ -21,6 +21,9 @@ MAX_RETRY_AFTER = 300.0
 # How the URL of a Unix socket begins.
 _UNIX = "unix"
 
+#: What stands for the reason of a refusal that has none.
+NO_REASON = "the server gave no reason"
+
 # A longer text of an error response is not shown: it is a page for people.
 _MAX_ERROR = 200
 
@@ -186,4 +189,4 @@ def read_refusal(status: int, phrase: str, wait: str | None, body: bytes) -> Ref
         # Not from pushd itself, but from a view or a proxy.
         short = " ".join(text.split())
         error, where = short if 0 < len(short) < _MAX_ERROR else phrase, None
-    return Refused(status, error, where, retry_after)
+    return Refused(status, error or NO_REASON, where, retry_after)

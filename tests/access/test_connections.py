@@ -16,10 +16,12 @@ from pushd.access.closing import (
     NORMAL,
     PERMISSION_EXPIRED,
     TOKEN_EXPIRED,
+    TRY_AGAIN_LATER,
     Closing,
 )
 from pushd.access.connections import Connections
 from pushd.access.counters import Traffic
+from pushd.access.limits import Limits
 from pushd.protocols.websocket.socket import WebSocket
 from pushd.service.lifecycle.daemon import Drain
 from pushd.testing import Daemon
@@ -307,7 +309,77 @@ class LogTests(SynchronousTestCase):
             peer.advance(61, 61)
 
         (_, closed), _ = self.lines(stall)
-        self.assertRegex(closed, r"closed 1013 after \S+ s by us: client reads too slowly;")
+        self.assertRegex(
+            closed,
+            r"closed 1013 after \S+ s by us: client reads too slowly, 1\d{6} bytes were not taken;",
+        )
+
+    def test_stalled(self) -> None:
+        """So does that of one that stops reading with less than the limit before it."""
+
+        def stall(peer: Peer) -> None:
+            peer.stall()
+            self.publish("x" * 100_000)
+            peer.advance(59.9)
+            self.assertTrue(peer.server.connected)
+            peer.advance(0.2)
+
+        (_, closed), events = self.lines(stall)
+        how = r"closed 1013 after 62\.100 s by us: client reads too slowly, 1\d{5} bytes were not"
+        self.assertRegex(closed, how)
+        self.assertGreater(events[-1]["bytes_untaken"], 100_000)
+
+    def test_lost(self) -> None:
+        """The line of a client that is lost says what it had not taken."""
+
+        def lose(peer: Peer) -> None:
+            sites: list[Any] = self.daemon._sites
+            [channel] = (one for one in sites[0].connections._open if one.requests)
+            stream = channel.requests[0].stream
+            peer.stall()
+            self.publish("x" * 100_000)
+            # Twisted does that before it closes the socket.
+            channel.stopProducing()
+            peer.vanish()
+            stream.stopProducing()
+            self.assertGreater(stream.ending.untaken, 100_000)
+
+        (_, closed), _ = self.lines(lose)
+        how = r"closed 1006 after 2\.000 s by peer: the client disconnected, 1\d{5} bytes were not"
+        self.assertRegex(closed, how)
+
+    def test_stalled_at_the_end(self) -> None:
+        """If pushd has ended it before, the line has that code, and what stands before the end."""
+        self.daemon = Daemon(limits=Limits(max_buffered=100_000))
+
+        def stall(peer: Peer) -> None:
+            peer.stall()
+            self.publish("x" * 900_000)
+            closing = "?code=4001&reason=enough"
+            self.daemon.request("DELETE", f"/connections/1{closing}", control=True)
+            peer.advance(61)
+
+        (_, closed), _ = self.lines(stall)
+        self.assertRegex(
+            closed,
+            r"closed 1006 after 63\.\d+ s by us: enough \(4001\), 9\d{5} bytes were not taken;",
+        )
+
+    def test_cut_off_twice(self) -> None:
+        """What is cut off for one reason, and then for another, has the first one in its line."""
+
+        def stall(peer: Peer) -> None:
+            peer.stall()
+            self.publish("x" * 100_000)
+            sites: list[Any] = self.daemon._sites
+            [channel] = (one for one in sites[0].connections._open if one.requests)
+            stream = channel.requests[0].stream
+            stream.break_off(TRY_AGAIN_LATER)
+            channel.free_memory()
+            peer.settle()
+
+        (_, closed), _ = self.lines(stall)
+        self.assertIn("closed 1013 after 2.000 s by us: client reads too slowly, ", closed)
 
     def test_long_poll(self) -> None:
         """A long poll is logged as a request, with its duration."""

@@ -43,6 +43,11 @@ class ReadTests(SynchronousTestCase):
             ({"error": "late", "topic": "t", "code": 503}, 503, "t: late (503)"),
             ({"unsubscribed": "t", "reason": "gone"}, 403, "token: t: gone (403)"),
             ({"unsubscribed": "t"}, 403, "token: t: the subscription was ended (403)"),
+            (
+                {"unsubscribed": "t", "reason": ""},
+                403,
+                "token: t: the subscription was ended (403)",
+            ),
         ]
         for value, status, text in cases:
             refused = self.assertRaises(Refused, read_message, value)

@@ -100,15 +100,18 @@ class WebSocketTests(SynchronousTestCase):
 
     def test_closed(self) -> None:
         """A Close with 1008 is a refusal, which names the token if that has expired."""
-        for reason, status in (("token expired", 401), ("closed by an operator", 403)):
+        for reason, status, text in (
+            ("token expired", 401, "token: token expired (401)"),
+            ("closed by an operator", 403, "connection: closed by an operator (403)"),
+            ("", 403, "connection: the server gave no reason (403)"),
+        ):
 
             async def handler(websocket: ServerConnection, reason: str = reason) -> None:
                 await websocket.close(1008, reason)
 
             [error] = self.run_test(handler, {"a": None, "b": None})
             assert isinstance(error, Refused)
-            self.assertEqual(error.status, status)
-            self.assertIn(reason, str(error))
+            self.assertEqual((error.status, str(error)), (status, text))
 
 
 class EventStreamTests(SynchronousTestCase):

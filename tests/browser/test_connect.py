@@ -270,14 +270,17 @@ def test_refused_topic(page: Page, fake: Fake, transport: str) -> None:
     wait_for_connection(page, "idle")
 
 
+@pytest.mark.parametrize(
+    ("given", "reason"), [("revoked", "revoked"), ("", "the server gave no reason")]
+)
 @pytest.mark.parametrize("transport", ["websocket", "sse"])
-def test_ended_topic(page: Page, fake: Fake, transport: str) -> None:
+def test_ended_topic(page: Page, fake: Fake, transport: str, given: str, reason: str) -> None:
     """A topic that the server ends is closed, with the reason; the others go on."""
     connect(page, transports=[transport])
     follow(page, "a", "b")
     wait_for_topic(page, "b")
-    fake.say(unsubscribed="a", reason="revoked")
-    assert wait_for_topic(page, "a", "closed")["reason"] == "revoked"
+    fake.say(unsubscribed="a", reason=given)
+    assert wait_for_topic(page, "a", "closed")["reason"] == reason
     wait_for_connection(page, "open")
     fake.publish("b", 1)
     wait_for_data(page, "b", [1])

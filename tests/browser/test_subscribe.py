@@ -289,6 +289,19 @@ def test_refused(page: Page, topics_daemon: DaemonProcess, transport: str) -> No
     assert state_names(page) == ["connecting", "closed"]
 
 
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("status", ["404 Not Found", "403 "])
+def test_refused_without_a_body(
+    page: Page, proxy: TcpProxy, topic: str, transport: str, status: str
+) -> None:
+    """If a proxy refuses it with a status alone, the reason is that status."""
+    proxy.refused = {topic.encode(): status.encode()}
+    open_and_subscribe(page, proxy.url, topic, transports=[transport])
+    state = wait_for_state(page, "closed")
+    assert state["code"] == int(status[:3])
+    assert state["reason"] == f"the server answered {status}".strip()
+
+
 @pytest.mark.parametrize("transport", ["websocket", "sse"])
 def test_malformed_id(page: Page, topics_daemon: DaemonProcess, topic: str, transport: str) -> None:
     """An id that is none closes the subscription with the reason: it would be refused for ever."""
@@ -385,17 +398,18 @@ def test_close(page: Page, topics_daemon: DaemonProcess, topic: str, code: int) 
     wait_for_state(page, "open")
 
 
-def test_policy_violation(page: Page, topics_daemon: DaemonProcess, topic: str) -> None:
+@pytest.mark.parametrize(
+    ("given", "reason"), [("not allowed", "not allowed"), ("", "the server gave no reason")]
+)
+def test_policy_violation(
+    page: Page, topics_daemon: DaemonProcess, topic: str, given: str, reason: str
+) -> None:
     """A close with 1008 closes the subscription, with the server's reason."""
     page.add_init_script(KEEP_LAST)
     open_and_subscribe(page, topics_daemon.url, topic)
     wait_for_state(page, "open")
-    page.evaluate(CLOSE, [1008, "not allowed"])
-    assert page.evaluate("handle.state") == {
-        "state": "closed",
-        "code": 1008,
-        "reason": "not allowed",
-    }
+    page.evaluate(CLOSE, [1008, given])
+    assert page.evaluate("handle.state") == {"state": "closed", "code": 1008, "reason": reason}
     page.wait_for_timeout(1500)
     assert page.evaluate("opened") == 1
 

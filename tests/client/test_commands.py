@@ -293,6 +293,22 @@ class ListTests(CommandTestCase):
         self.assertIsNone(json.loads(self.good("rules", "b", "--json"))["match"])
         self.assertIn("topic must be", self.bad("rules", "a b"))
 
+    def test_all_rules(self) -> None:
+        """Without a topic, all rules are listed in their order, and the defaults last."""
+        rules = [Rule(match="b/*", latest=True), Rule(match="a/*", history_size=7)]
+        for configured, found in ((rules, ["b/*", "a/*", "-"]), ([], ["-"])):
+            self.start(rules=Rules(configured))
+            self.network.daemon = self.daemon
+            head, *rows = [line.split() for line in self.good("rules").splitlines()]
+            self.assertEqual(head[:3], ["MATCH", "HISTORY-SIZE", "HISTORY-TTL"])
+            self.assertEqual([row[0] for row in rows], found)
+            self.assertEqual(
+                [row[head.index("LATEST")] for row in rows].count("true"), found.count("b/*")
+            )
+            self.assertEqual(rows[-1][1:5], ["100", "300", "anyone", "nobody"])
+            given = [json.loads(line) for line in self.good("rules", "--json").splitlines()]
+            self.assertEqual([one["match"] or "-" for one in given], found)
+
     def test_presence(self) -> None:
         """Who is present is a table, or with --json an object; of too many, there are counts."""
         rules = Rules([Rule(match="chat/*", presence=True, subscribe="authorize")])

@@ -131,6 +131,8 @@ class ResponseTests(ClientTestCase):
             ("403 Forbidden", b"not\n  today", "not today (403)"),
             ("502 Bad Gateway", b"<html>" + b"x" * 500, "Bad Gateway (502)"),
             ("500 Oops", b"", "Oops (500)"),
+            ("500 ", b"", "the server gave no reason (500)"),
+            ("400 Bad", b'{"error": ""}', "the server gave no reason (400)"),
             ("400 Bad", b'{"error": "no", "where": "x"}', "x: no (400)"),
             ("400 Bad", b'{"error": "no"}', "no (400)"),
             ("400 Bad", b"[1]", "[1] (400)"),

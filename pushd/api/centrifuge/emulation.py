@@ -1,11 +1,19 @@
 """Commands of clients whose stream goes one way: each request brings some, for a session.
 
-A session is a connection at one node. Requests may come to any node, which passes them on.
+A session is a connection at one node. Requests may come to any node, which passes them on, and
+waits until the other node has said whether it knows the session. So what a client is answered, what
+the log says, and what counts as a failure do not depend on the node that a request came to. That is
+more than the protocol demands: Centrifugo answers 204 for a session that a node does not know, and
+404 only if there is no such node. Its SDKs take both, and connect again after a 404.
+
+Nodes exchange two messages: ``command NODE NUMBER SESSION COMMANDS``, and back ``answer NUMBER 1``,
+or 0 for a session that the node does not know.
 """
 
 from __future__ import annotations
 
 import re
+from itertools import count
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -17,6 +25,7 @@ from pushd.api.centrifuge.http_transports import NO_PROTOBUF, PageResource, is_p
 from pushd.api.centrifuge.schema import read_message
 from pushd.errors import BadRequest, Unavailable
 from pushd.protocols.http.response import Response, json_refusal, write_response
+from pushd.schedule.timeouts import TimeoutQueue
 from pushd.topics.broker import NodeRelay
 
 # Bytes of a request beside the commands.
@@ -24,6 +33,10 @@ _SPARE = 4096
 
 # What may be the name of a session.
 _SESSION = re.compile("[0-9a-f]{1,64}")
+
+# Seconds in which another node should say whether it knows a session. A request is held for as
+# long, and a client without a session is slowed after that: so nobody keeps nodes busy for nothing.
+_ANSWER_TIMEOUT = 5.0
 
 
 def max_emulation_body(max_message: int) -> int:
@@ -43,26 +56,75 @@ class Emulation:
     def __init__(self, dependencies: CentrifugeDependencies, relay: NodeRelay | None) -> None:
         self._dependencies = dependencies
         self._relay = relay
+        self._numbers = count(1)
+        # The requests of which another node has to say whether it knows their sessions.
+        self._asked: dict[bytes, Deferred[bool]] = {}
+        self._timeouts: TimeoutQueue[bytes] = TimeoutQueue(
+            dependencies.clock, timeout=_ANSWER_TIMEOUT, expired=self._expired
+        )
         if relay is not None:
             relay.start(self._receive)
 
     def send(self, node: str, session: str, commands: bytes) -> Deferred[bool]:
-        """Pass commands on; the Deferred tells whether there is somebody to take them.
+        """Pass commands on; the Deferred tells whether there is a session to take them.
 
-        What another node is told is taken if that node is there. Fails with ``Unavailable``.
+        What another node does not answer for in time is taken: the node is there, and busy. Fails
+        with ``Unavailable``.
         """
         if not _SESSION.fullmatch(session):
             return succeed(False)
         if node == self._dependencies.node:
             return succeed(self._pass_on(session, commands))
-        if self._relay is None:
+        relay = self._relay
+        if relay is None:
             return succeed(False)
-        return self._relay.send(node, session.encode() + b" " + commands)
+        number = b"%d" % next(self._numbers)
+        asked = self._asked[number] = Deferred(lambda _: self._forget(number))
+        self._timeouts.start(number)
+        message = b"command %b %b %b %b" % (relay.node.encode(), number, session.encode(), commands)
+        passing = relay.send(node, message)
+        passing.addCallbacks(self._passed, self._not_passed, (number,), {}, (number,))
+        return asked
+
+    # What was sent
+
+    def _passed(self, is_there: bool, number: bytes) -> None:
+        if not is_there:
+            self._settle(number, False)
+
+    def _not_passed(self, failure: Failure, number: bytes) -> None:
+        self._settle(number, failure)
+
+    def _expired(self, number: bytes) -> None:
+        self._settle(number, True)
+
+    def _settle(self, number: bytes, result: bool | Failure) -> None:
+        """Answer a request, unless its client has left, or it is answered."""
+        asked = self._asked.get(number)
+        if asked is not None:
+            self._forget(number)
+            asked.callback(result)
+
+    def _forget(self, number: bytes) -> None:
+        del self._asked[number]
+        self._timeouts.stop(number)
+
+    # What other nodes send
 
     def _receive(self, message: bytes) -> None:
-        """Take commands that came to another node."""
-        session, _, commands = message.partition(b" ")
-        self._pass_on(session.decode(errors="replace"), commands)
+        """Take commands that came to another node, or its answer for those that came here."""
+        kind, _, rest = message.partition(b" ")
+        parts = rest.split(b" ", 3)
+        if kind == b"command" and len(parts) == 4:
+            node, number, session, commands = parts
+            known = self._pass_on(session.decode(errors="replace"), commands)
+            assert self._relay is not None
+            answer = b"answer %b %d" % (number, known)
+            answering = self._relay.send(node.decode(errors="replace"), answer)
+            # Without Redis the other node learns nothing, and takes it for taken.
+            answering.addErrback(lambda failure: failure.trap(Unavailable))
+        elif kind == b"answer" and len(parts) == 2:
+            self._settle(parts[0], parts[1] == b"1")
 
     def _pass_on(self, session: str, commands: bytes) -> bool:
         connection = self._dependencies.sessions.get(session)
@@ -108,6 +170,9 @@ def _answer_sent(is_sent: bool, request: Any) -> None:
 
 def _answer_failed(failure: Failure, request: Any) -> None:
     if request._disconnected:
+        # Nobody knows yet whether there is such a session. Those who never wait for the answer must
+        # not send commands without limit.
+        request.site.policy.throttle.count(request.peer)
         return
     if not isinstance(failure.value, Unavailable):
         request.processingFailed(failure)

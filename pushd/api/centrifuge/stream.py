@@ -110,6 +110,10 @@ class CentrifugeStream(ResponseStream):
                 self._end(closing)
         return succeed(None)
 
+    def break_off(self, closing: Closing) -> None:
+        """End the response at once; the log has the code of these clients."""
+        super().break_off(self.closings.get(closing, closing))
+
     def end_subscriptions(self, matches: Callable[[str], bool], closing: Closing) -> int:
         """End the subscriptions to topics that match; return how many these are."""
         return 0 if self._end_topics is None else self._end_topics(matches, closing)

@@ -7,6 +7,7 @@ from typing import Any
 
 from twisted.logger import Logger
 
+from pushd.access.closing import US
 from pushd.access.connections import emit_info
 from pushd.protocols.http.policy import SitePolicy
 from pushd.protocols.http.request import ChannelRequest, path_of
@@ -96,6 +97,35 @@ class AccessLog:
                 event="left",
                 **_facts(request),
             )
+
+    def log_cut_off(
+        self, peer: str, reason: str, untaken: int, request: ChannelRequest | None = None
+    ) -> None:
+        """Write the line of a client that is dropped, with what it has not taken.
+
+        :param untaken: how much that is, in bytes.
+        :param request: which is being answered, if the response is not complete.
+        """
+        what = " by {by}: {reason}" + (", {bytes_untaken} bytes were not taken" if untaken else "")
+        if request is None:
+            _log.info(
+                "{peer} cut off" + what,
+                event="cut_off",
+                peer=peer,
+                by=US,
+                reason=reason,
+                bytes_untaken=untaken,
+            )
+            return
+        request.has_access_line = False  # This is it, and its client has not left.
+        _log.info(
+            "{peer} {method} {path} cut off after {seconds:.3f} s" + what,
+            event="cut_off",
+            by=US,
+            reason=reason,
+            bytes_untaken=untaken,
+            **_facts(request),
+        )
 
     def _count_failure(self, peer: str, status: int) -> None:
         if status in _FAILURES:

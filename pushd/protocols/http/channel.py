@@ -20,7 +20,7 @@ from twisted.web.resource import IResource
 from zope.interface import implementer
 
 from pushd.access.admission import Slot
-from pushd.access.closing import MEMORY_EXCEEDED
+from pushd.access.closing import MEMORY_EXCEEDED, TRY_AGAIN_LATER, Closing
 from pushd.access.limits import Limits
 from pushd.access.memory import Memory, Usage
 from pushd.protocols.cork import Writable
@@ -376,10 +376,7 @@ class Channel(StrictChannel):
             where = "body" if self.requests else None
             self.refuse(503, MEMORY_EXCEEDED.reason, where, {"Retry-After": "1"})
             return
-        for request in self.requests:
-            if request.stream is not None:
-                request.stream.break_off(MEMORY_EXCEEDED)
-        self.abort()
+        self._cut_off(MEMORY_EXCEEDED)
 
     # What time-outs call
 
@@ -417,7 +414,7 @@ class Channel(StrictChannel):
         before = self._untaken
         self._start_stall_timeout()
         if self._untaken > before - _STALL_BYTES:
-            self.abort()
+            self._cut_off(TRY_AGAIN_LATER)
 
     def answer_timed_out(self) -> None:
         """Drop a half-closed connection, unless a part of the answer was written in the time."""
@@ -431,6 +428,18 @@ class Channel(StrictChannel):
         self.transport.abortConnection()
 
     # Private
+
+    def _cut_off(self, closing: Closing) -> None:
+        """Drop a client, with what it has not taken, and log why."""
+        waiting = untaken(self.transport)
+        request = self.requests[0] if self.requests else None
+        if request is not None and request.stream is not None:
+            request.stream.break_off(closing)
+        elif request is not None and request.begun:
+            self.site.log_cut_off(request.peer, closing.reason, waiting, request)
+        elif waiting:
+            self.site.log_cut_off(peer_name(self.client), closing.reason, waiting)
+        self.abort()
 
     def _go_on(self) -> bool:
         """Wait for the next request; return False if there is more to do, for ``requestDone``."""

@@ -283,6 +283,11 @@ class ChannelRequest(Request):
         return self.body_bytes if self.body is None else self.body.arrived
 
     @property
+    def begun(self) -> bool:
+        """Whether its answer has begun, or is waited for."""
+        return self._since is not None
+
+    @property
     def seconds(self) -> float:
         """Seconds since its last byte arrived."""
         now: float = self.channel.site.reactor.seconds()
@@ -296,7 +301,7 @@ class ChannelRequest(Request):
 
     def connectionLost(self, reason: Failure) -> None:
         """Log that the client left before it was answered."""
-        if self._since is not None:
+        if self.begun:
             self.channel.site.log_left(self)
         self.broken_off()
         super().connectionLost(reason)

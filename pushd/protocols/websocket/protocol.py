@@ -229,6 +229,8 @@ class PushProtocol(WebSocketServerProtocol):
     # closed our side of TCP.
     _untaken = 0
     _idle_looks = 1
+    # As much, when the connection was lost and its socket still open.
+    _untaken_at_loss = 0
     # Bytes that do not count as untaken: those of our answer to the peer's Close.
     _goodbye = 0
     _close_deadline: float | None = None
@@ -298,7 +300,7 @@ class PushProtocol(WebSocketServerProtocol):
             self.is_closed = None  # This Deferred of Autobahn's refers to the protocol: a cycle.
         self.state = self.STATE_CLOSED
         if (self._untaken or self._writing_paused) and not self._abort_reason:
-            waiting = unsent(self.transport)
+            waiting = max(unsent(self.transport), self._untaken_at_loss)
             goodbye = self._goodbye
             if goodbye and ISSLTransport.providedBy(self.transport):
                 goodbye += _TLS_GOODBYE
@@ -418,6 +420,9 @@ class PushProtocol(WebSocketServerProtocol):
 
     def stopProducing(self) -> None:
         """Read what the kernel has received: the connection is lost, and its socket still open."""
+        # The kernel may have given up with all that it had in its own buffer.
+        if self._untaken or self._writing_paused:
+            self._untaken_at_loss = untaken(self.transport)
         self._read_rest()
 
     def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:

@@ -48,7 +48,7 @@ from pushd.topics.redis.revocations import RedisRevocations
 from pushd.topics.redis.schedules import RedisSchedules
 from pushd.topics.redis.scripts import RedisNames
 from pushd.topics.redis.topic_sync import TopicSync
-from pushd.topics.redis.waiters import Waiters, make_timeouts
+from pushd.topics.redis.waiters import MAX_WAIT, Waiters, make_timeouts
 from pushd.topics.rules import Rules
 from pushd.topics.scheduled import SCHEDULE_GRACE
 
@@ -118,16 +118,10 @@ class RedisBroker:
         #: Passes messages to single nodes.
         self.relay: NodeRelay | None
         self.relay = self._relay = RedisRelay(self._reconnector, names, node=node, name=name)
-        self._wait_timeouts = make_timeouts(reactor, self.fault)
         #: Calls the other nodes.
         self.calls: NodeCalls | None
         self.calls = self._calls = RedisNodeCalls(
-            reactor,
-            self._reconnector,
-            names,
-            Waiters(self._wait_timeouts),
-            node=node,
-            name=name,
+            reactor, self._reconnector, names, node=node, name=name
         )
         #: Keeps the schedules of all nodes.
         self.schedules = RedisSchedules(
@@ -142,6 +136,8 @@ class RedisBroker:
             lateness=Histogram() if lateness is None else lateness,
         )
         self._sync = TopicSync(reactor, self._reconnector, self._commands, name=name)
+        self._seconds: Callable[[], float] = reactor.seconds
+        self._wait_timeouts = make_timeouts(reactor, self.fault)
         # Reads of topics that are not followed wait for a session.
         self._waiters = Waiters(self._wait_timeouts)
         self._deliver: Callable[[Publication], None] = _ignore
@@ -276,6 +272,7 @@ class RedisBroker:
         any(part.receive(channel, message) for part in parts)
 
     async def _replay(self, name: str, after: Id | None, limit: int) -> Replay:
+        until = None
         while True:
             topic = self._sync.find(name)
             if topic is not None and topic.live and self._has_nothing_for(topic, after):
@@ -284,7 +281,8 @@ class RedisBroker:
                 return Replay(topic.position, after is not None, (), topic.position)
             session = self._reconnector.session
             if session is None or not (topic is None or topic.ready):
-                await self._wait(self._waiters if topic is None else topic.waiters)
+                waiters = self._waiters if topic is None else topic.waiters
+                until = await self._wait(waiters, until)
                 continue
             with self._reading(session):
                 replay = await self._commands.read(session, name, after, limit)
@@ -302,10 +300,11 @@ class RedisBroker:
                 found[topic] = position
             else:
                 sequences[topic] = position
+        until = None
         while sequences:
             session = self._reconnector.session
             if session is None:
-                await self._wait(self._waiters)
+                until = await self._wait(self._waiters, until)
                 continue
             with self._reading(session):
                 ids = await self._commands.locate(session, cursor.generation, sequences)
@@ -330,10 +329,17 @@ class RedisBroker:
             return not self._commands.retains(topic.topic)
         return after == topic.position
 
-    async def _wait(self, waiters: Waiters) -> None:
+    async def _wait(self, waiters: Waiters, until: float | None) -> float:
+        """Wait; return until when it may be waited again.
+
+        :param until: what the last wait of the same read returned; None if this is the first one.
+        """
         if self._reconnector.stopped:
             raise Unavailable("the daemon is shutting down")
-        await waiters.wait()
+        if until is None:
+            until = self._seconds() + MAX_WAIT
+        await waiters.wait(until)
+        return until
 
     async def _ask(self, ask: Callable[[RedisSession], Awaitable[_Answer]]) -> _Answer:
         """Run a command of which a late answer is of no use. Fails if there is no session."""

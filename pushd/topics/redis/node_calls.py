@@ -8,9 +8,11 @@ knows how many answers to wait for. A node that is without Redis at that time is
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred, fail, gatherResults
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -19,14 +21,13 @@ from pushd.errors import RedisError, RedisUnavailable, Unavailable
 from pushd.topics.broker import AnswerCall
 from pushd.topics.redis.reconnect import Reconnector
 from pushd.topics.redis.scripts import RedisNames
-from pushd.topics.redis.waiters import Waiters
 
 if TYPE_CHECKING:
     from pushd.topics.redis.session import RedisSession
 
 _log = Logger(namespace="pushd.topics")
 
-# Seconds in which all nodes must answer.
+# Seconds in which all nodes must answer, from the moment at which the call is made.
 _TIMEOUT = 5.0
 
 # Bytes of an answer, at most. Redis closes the connection of a node that has too much unread.
@@ -36,9 +37,14 @@ _MAX_ANSWER = 1 << 20
 class _Call:
     """A call that has not been answered by all nodes."""
 
-    def __init__(self, timeout: IDelayedCall) -> None:
-        self.answered: Deferred[list[Any]] = Deferred()
+    def __init__(
+        self, message: str, timeout: IDelayedCall, cancelled: Callable[[Deferred[Any]], None]
+    ) -> None:
+        self.message = message
+        self.answered: Deferred[list[Any]] = Deferred(cancelled)
         self.answers: list[Any] = []
+        #: False while it waits until this node has subscribed to the answers.
+        self.sent = False
         #: How many nodes have got it; None if that is not known yet.
         self.expected: int | None = None
         self.timeout = timeout
@@ -47,7 +53,6 @@ class _Call:
 class RedisNodeCalls:
     """Calls other nodes through the session of a node's broker.
 
-    :param waiters: calls wait here until the node has subscribed to their answers.
     :param node: the name of this node, which no other has.
     :param name: the address of Redis for errors, without the password.
     """
@@ -57,7 +62,6 @@ class RedisNodeCalls:
         reactor: Any,
         reconnector: Reconnector,
         names: RedisNames,
-        waiters: Waiters,
         *,
         node: str,
         name: str,
@@ -65,7 +69,6 @@ class RedisNodeCalls:
         self._reactor = reactor
         self._reconnector = reconnector
         self._names = names
-        self._waiters = waiters
         self._node = node
         self._name = name
         self._answer: AnswerCall | None = None
@@ -84,7 +87,18 @@ class RedisNodeCalls:
 
     def call(self, method: str, argument: Any) -> Deferred[list[Any]]:
         """Return what each of the other nodes answers."""
-        return Deferred.fromCoroutine(self._call(method, argument))
+        if self._reconnector.session is None:
+            return fail(Unavailable(self._reconnector.fault()))
+        self._number = number = self._number + 1
+        message = {"node": self._node, "id": number, "method": method, "argument": argument}
+        call = self._calls[number] = _Call(
+            json.dumps(message),
+            self._reactor.callLater(_TIMEOUT, self._expire, number),
+            partial(self._cancelled, number),
+        )
+        if self._ready is not None:
+            self._send(self._ready, number, call)
+        return call.answered
 
     # What the broker calls
 
@@ -100,8 +114,9 @@ class RedisNodeCalls:
         self._ready = None
         reason = str(self._reconnector.fault())
         for number in tuple(self._calls):
-            self._fail(number, reason)
-        self._waiters.fail(reason)
+            # One that fails may have made another be cancelled.
+            if number in self._calls:
+                self._fail(number, reason)
 
     def receive(self, channel: bytes, message: bytes) -> bool:
         """Take a message of a channel. Returns False if it is that of another one."""
@@ -128,22 +143,16 @@ class RedisNodeCalls:
     def _begin(self, session: RedisSession) -> None:
         if self._reconnector.session is session:
             self._ready = session
-            self._waiters.wake()
+            for number, call in tuple(self._calls.items()):
+                # The session may be lost meanwhile, which fails them all.
+                if not call.sent and number in self._calls:
+                    self._send(session, number, call)
 
-    async def _call(self, method: str, argument: Any) -> list[Any]:
-        if self._reconnector.session is None:
-            raise Unavailable(self._reconnector.fault())
-        if self._ready is None:
-            await self._waiters.wait()
-        session = self._ready
-        assert session is not None  # Without one, the wait has failed.
-        self._number = number = self._number + 1
-        call = _Call(self._reactor.callLater(_TIMEOUT, self._expire, number))
-        self._calls[number] = call
-        message = {"node": self._node, "id": number, "method": method, "argument": argument}
-        publishing = session.run("PUBLISH", self._names.call_channel, json.dumps(message))
+    def _send(self, session: RedisSession, number: int, call: _Call) -> None:
+        """Send a call to all nodes that take part, this one among them."""
+        call.sent = True
+        publishing = session.run("PUBLISH", self._names.call_channel, call.message)
         publishing.addCallbacks(self._published, self._not_published, (number,), {}, (number,))
-        return await call.answered
 
     def _published(self, count: int, number: int) -> None:
         """Take note of how many nodes have got a call, this one among them."""
@@ -189,18 +198,26 @@ class RedisNodeCalls:
 
     def _check(self, number: int, call: _Call) -> None:
         if len(call.answers) == call.expected:
-            self._end(number).answered.callback(call.answers)
+            self._drop(number).answered.callback(call.answers)
 
     def _expire(self, number: int) -> None:
         call = self._calls[number]
+        if not call.sent:
+            waited = f"Redis at {self._name}: no subscription to answers in {_TIMEOUT:g} seconds"
+            self._fail(number, waited)
+            return
         nodes = "?" if call.expected is None else call.expected
         line = f"{len(call.answers)} of {nodes} other nodes have answered in {_TIMEOUT:g} seconds"
-        self._end(number).answered.errback(Unavailable(line))
+        self._fail(number, line)
+
+    def _cancelled(self, number: int, answered: object) -> None:
+        self._drop(number)
 
     def _fail(self, number: int, reason: str) -> None:
-        self._end(number).answered.errback(Unavailable(reason))
+        self._drop(number).answered.errback(Unavailable(reason))
 
-    def _end(self, number: int) -> _Call:
+    def _drop(self, number: int) -> _Call:
+        """Forget a call, whose end is known or of no interest."""
         call = self._calls.pop(number)
         if call.timeout.active():
             call.timeout.cancel()

@@ -8,24 +8,24 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from pushd.errors import Unavailable
-from pushd.schedule.timeouts import TimeoutQueue
+from pushd.schedule.timeouts import TimerHeap
 
-# How long a coroutine waits at most, in seconds.
-_MAX_WAIT = 30.0
+#: How long a coroutine waits at most, in seconds, however often it waits.
+MAX_WAIT = 30.0
 
 
 def make_timeouts(
     clock: IReactorTime, fault: Callable[[], str | None]
-) -> TimeoutQueue[Deferred[None]]:
+) -> TimerHeap[Deferred[None]]:
     """Make the timeouts that all Waiters of a broker share.
 
     :param fault: returns why Redis is unavailable, for the error of a wait that takes too long.
     """
 
     def expire(waiter: Deferred[None]) -> None:
-        waiter.errback(Unavailable(fault() or f"Redis took more than {_MAX_WAIT:g} seconds"))
+        waiter.errback(Unavailable(fault() or f"Redis took more than {MAX_WAIT:g} seconds"))
 
-    return TimeoutQueue(clock, timeout=_MAX_WAIT, expired=expire)
+    return TimerHeap(clock, now=clock.seconds, expired=expire)
 
 
 class Waiters:
@@ -36,7 +36,7 @@ class Waiters:
 
     __slots__ = ("_timeouts", "_waiting")
 
-    def __init__(self, timeouts: TimeoutQueue[Deferred[None]]) -> None:
+    def __init__(self, timeouts: TimerHeap[Deferred[None]]) -> None:
         self._timeouts = timeouts
         # In the order in which they came.
         self._waiting: dict[Deferred[None], None] = {}
@@ -44,11 +44,11 @@ class Waiters:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    async def wait(self) -> None:
-        """Wait for ``wake``. Raises Unavailable after ``fail``, or if the wait takes too long."""
+    async def wait(self, until: float) -> None:
+        """Wait for ``wake``. Raises Unavailable after ``fail``, or at a time of the clock."""
         waiter: Deferred[None] = Deferred()
         self._waiting[waiter] = None
-        self._timeouts.start(waiter)
+        self._timeouts.start(waiter, until)
         try:
             await waiter
         finally:

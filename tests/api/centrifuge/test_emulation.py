@@ -9,8 +9,10 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import capturedLogs
 
 from pushd.access.limits import Limits
+from pushd.access.proxies import Proxies
 from pushd.api.centrifuge.emulation import max_emulation_body
 from pushd.errors import Unavailable
+from pushd.testing import RawConnection
 from pushd.topics.broker import MemoryBroker
 from tests.support.centrifuge_streams import EMULATION, StreamTestCase
 
@@ -24,6 +26,8 @@ class FakeRelay:
         self.receive: Any = None
         #: What ``send`` returns, in place of the result.
         self.answer: Deferred[bool] | None = None
+        #: Whether messages get lost that were sent.
+        self.loses = False
         nodes[node] = self
 
     def start(self, receive: Any) -> None:
@@ -35,7 +39,7 @@ class FakeRelay:
         if self.answer is not None:
             return self.answer
         relay = self._nodes.get(node)
-        if relay is not None:
+        if relay is not None and not self.loses:
             relay.receive(message)
         return succeed(relay is not None)
 
@@ -172,11 +176,26 @@ class NodeTests(StreamTestCase):
         """Start the daemons."""
         nodes: dict[str, FakeRelay] = {}
         self.relays = [FakeRelay(name, nodes) for name in ("one", "two")]
+        self.start_nodes()
+
+    def start_nodes(self, **settings: Any) -> None:
+        """Start the daemons."""
         self.daemons = []
         for relay in self.relays:
             self.patch(MemoryBroker, "relay", relay)
-            self.daemons.append(self.start())
+            self.daemons.append(self.start(**settings))
         self.daemon = self.daemons[0]
+
+    def start_limited(self) -> None:
+        """Start daemons behind a proxy, at which an address may fail ten times in a burst."""
+        self.start_nodes(proxies=Proxies(["127.0.0.1"]), limits=Limits(max_rate_per_address=1))
+
+    def begin(self, body: bytes, fields: str = "") -> RawConnection:
+        """Send a request with commands to the second node; return the connection."""
+        connection = self.daemons[1].open_connection()
+        head = f"POST {EMULATION} HTTP/1.1\r\nHost: localhost:8080\r\n{fields}"
+        connection.send(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        return connection
 
     def test_other_node(self) -> None:
         """Commands reach a session at another node, in each format."""
@@ -188,11 +207,63 @@ class NodeTests(StreamTestCase):
             self.assertIn("ping", client.reply(9))
 
     def test_over(self) -> None:
-        """That a session of another node is over is told there only."""
+        """A session of another node that is over is not found, as at its own node."""
         client = self.lines()
+        body = client.encode({})
         client.leave()
-        self.assertEqual(client.post(client.encode({}), self.daemons[1]).status, 204)
-        self.relays[0].receive(b"\xff\xff nonsense")
+        refused = []
+        for daemon in self.daemons:
+            with capturedLogs() as logs:
+                answer = client.post(body, daemon)
+            [line] = [log for log in logs if log.get("path") == EMULATION]
+            facts = (line["event"], line["status"], line["reason"])
+            refused.append((answer.status, answer.body, facts))
+        self.assertEqual(refused[0][0], 404)
+        self.assertEqual(refused[1], refused[0])
+
+    def test_rate(self) -> None:
+        """Commands for sessions that another node does not know slow the address they come from."""
+        self.start_limited()
+        headers = {"X-Forwarded-For": "192.0.2.1"}
+        body = json.dumps({"session": "0", "node": "one", "data": "{}"}).encode()
+        for daemon in self.daemons:
+            answers = [daemon.request("POST", EMULATION, headers, body) for _ in range(12)]
+            self.assertEqual([one is None for one in answers], [False] * 11 + [True])
+
+    def test_busy(self) -> None:
+        """A node that does not answer in time is there, so its commands are taken."""
+        client = self.lines()
+        for relay in self.relays:
+            relay.loses = True
+            connection = self.begin(client.encode({}))
+            self.daemons[1].advance(4.9)
+            self.assertEqual(connection.received, b"")
+            self.daemons[1].advance(0.1)
+            self.assertTrue(connection.received.startswith(b"HTTP/1.1 204 "))
+            relay.loses = False
+
+    def test_late(self) -> None:
+        """What comes too late, and what nobody has asked for, is ignored."""
+        client = self.lines()
+        passing = self.relays[1].answer = Deferred()
+        connection = self.begin(client.encode({}))
+        self.daemons[1].advance(5)
+        answered = connection.received
+        self.relays[1].receive(b"answer 1 0")
+        passing.callback(False)
+        self.assertEqual(connection.received, answered)
+        for message in (b"", b"answer", b"answer 1", b"command one 1 a", b"\xff\xff nonsense"):
+            self.relays[0].receive(message)
+
+    def test_no_way_back(self) -> None:
+        """Commands are carried out also if the node cannot answer."""
+        client = self.lines()
+        self.relays[0].answer = fail(Unavailable("Redis is away"))
+        connection = self.begin(client.encode({"id": 9, "ping": {}}))
+        self.daemon.settle()
+        self.assertIn("ping", client.reply(9))
+        self.daemons[1].advance(5)
+        self.assertTrue(connection.received.startswith(b"HTTP/1.1 204 "))
 
     def test_names(self) -> None:
         """What cannot be the name of a session is not passed on."""
@@ -227,13 +298,16 @@ class NodeTests(StreamTestCase):
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     def test_client_leaves(self) -> None:
-        """Nothing is answered once the client has left."""
+        """Nothing is answered once the client has left, and its next requests are delayed."""
+        self.start_limited()
         client = self.lines()
-        answer = self.relays[1].answer = Deferred()
-        body = client.encode({})
-        connection = self.daemons[1].open_connection()
-        head = f"POST {EMULATION} HTTP/1.1\r\nHost: localhost:8080\r\n"
-        connection.send(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        self.relays[1].answer = Deferred()
+        for _ in range(11):
+            connection = self.begin(client.encode({}), "X-Forwarded-For: 192.0.2.1\r\n")
+            connection.leave()
+            self.assertEqual(connection.received, b"")
+        self.relays[1].answer = None
+        connection = self.begin(client.encode({}), "X-Forwarded-For: 192.0.2.1\r\n")
         self.assertEqual(connection.received, b"")
-        connection.leave()
-        self.assertTrue(answer.called)
+        self.daemons[1].advance(1)
+        self.assertTrue(connection.received.startswith(b"HTTP/1.1 204 "))

@@ -143,6 +143,21 @@ class SlowTests(StreamTestCase):
             [closed] = [log for log in logs if log.get("event") == "closed"]
             self.assertEqual((closed["code"], closed["by"]), (3008, "us"))
 
+    def test_stalled(self) -> None:
+        """A client that stops reading with less than the limit before it is cut off after 60 s."""
+        for kind in (self.sse, self.lines, self.protobuf):
+            client = kind()
+            client.ask("subscribe", channel="a")
+            client.stall()
+            with capturedLogs() as logs:
+                self.publish("a", "x" * 100_000)
+                self.daemon.advance(60.1)
+            self.assertTrue(client.stream.connection.closed)
+            [closed] = [log for log in logs if log.get("event") == "closed"]
+            facts = (closed["code"], closed["by"], closed["reason"])
+            self.assertEqual(facts, (3008, "us", "client reads too slowly"))
+            self.assertGreater(closed["bytes_untaken"], 100_000)
+
     def test_too_many_replies(self) -> None:
         """A client that asks for much, and does not read the replies, is cut off."""
         client = self.lines()

@@ -8,6 +8,9 @@ from twisted.internet.address import IPv4Address
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http import HTTPChannel
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
+from twisted.web.static import Data
 
 from pushd.access.limits import Limits
 from pushd.access.origins import Hosts
@@ -18,7 +21,7 @@ from pushd.views.decorators import accept_websocket, require_token, require_webs
 from pushd.views.request import Request
 from tests.support.channel_case import GET, ChannelTestCase
 from tests.support.keyring import secret_keys, token
-from tests.support.peer import UnixTransport, handshake, request, said
+from tests.support.peer import Peer, UnixTransport, handshake, request, said, serve
 
 
 class LogTests(ChannelTestCase):
@@ -63,6 +66,50 @@ class LogTests(ChannelTestCase):
             [
                 "127.0.0.1:50001 GET /slow/ left unanswered after 2.000 s",
                 "127.0.0.1:50001 GET /hello/ 200 5 after 0.000 s",
+            ],
+        )
+
+    def test_cut_off(self) -> None:
+        """A client that does not take its answer has a line that says so, and has not left."""
+
+        class Parts(Resource):
+            isLeaf = True
+
+            def render(self, request: Any) -> int:
+                request.write(bytes(100_000))
+                return NOT_DONE_YET
+
+        for resource, path, length in (
+            (Parts(), " GET /hello/", 100_000),
+            (Data(bytes(100_000), "text/plain"), "", 100_000),
+        ):
+            serve(self.daemon, resource)
+            peer = Peer(self.daemon)
+            peer.stall()
+            with capturedLogs() as events:
+                peer.send(GET)
+                peer.advance(60.1)
+            *_, line = said(events)
+            when = r" cut off after 60\.100 s" if path else " cut off"
+            what = r"by us: client reads too slowly, 10\d{4} bytes were not taken$"
+            self.assertRegex(line, rf"^127\.0\.0\.1:\d+{path}{when} {what}")
+            self.assertNotIn("left", [event["event"] for event in events])
+            [cut] = [event for event in events if event["event"] == "cut_off"]
+            self.assertGreater(cut["bytes_untaken"], length)
+
+    def test_freed(self) -> None:
+        """A request that is answered when the daemon's buffers are full has such a line, too."""
+        self.send(request("GET /slow/ HTTP/1.1", "Host: a"))
+        sites: list[Any] = self.daemon._sites
+        [channel] = sites[0].connections._open
+        with capturedLogs() as events:
+            channel.free_memory()
+            self.daemon.settle()
+        self.assertEqual(
+            said(events),
+            [
+                "127.0.0.1:50001 GET /slow/ cut off after 0.000 s by us: "
+                "the server's buffers are full"
             ],
         )
 

@@ -210,6 +210,28 @@ class ClosingTests(WebSocketTestCase):
             ending_of(events), (1006, "peer", "connection lost without a Close frame", 100_010)
         )
 
+    def test_kernel_gives_up(self) -> None:
+        """What the kernel still had when it dropped the connection was not taken either."""
+        for close, ending in (
+            (True, (1006, "us", "the view closed (1000)", 70_000)),
+            (False, (1006, "peer", "connection lost without a Close frame", 70_000)),
+        ):
+            peer = self.connect("/idle/")
+            websocket = self.requests.pop().websocket
+            connection = peer.server.protocol
+            peer.stall()
+            with capturedLogs() as events:
+                websocket.send("x" * 100_000)
+                if close:
+                    websocket.close(1000)
+                peer.settle()
+                self.patch(protocol, "untaken", lambda transport: 70_000)
+                # Twisted does that before it closes the socket.
+                connection.stopProducing()
+                peer.server.clear_unsent()
+                peer.vanish()
+            self.assertEqual(ending_of(events), ending)
+
     def test_goodbye_is_not_taken(self) -> None:
         """A peer that leaves right behind its Close has to take no answer to that."""
         for tls in (False, True):

@@ -289,6 +289,31 @@ class ListeningTests(BrokerTestCase):
         self.assertEqual(self.why(replaying), "Redis at it: no route")
         self.assertEqual(self.flushLoggedErrors(), [])
 
+    def test_one_deadline(self) -> None:
+        """A read waits no longer if Redis comes back meanwhile, and is lost again."""
+        self.redis.trouble = RedisUnavailable("no route")
+        self.start()
+        cursor = Cursor("generation", 1)
+        reading: list[Deferred[Any]] = [
+            self.broker.replay("not-followed", None, 1000),
+            self.broker.locate(["t"], cursor),
+        ]
+        self.clock.advance(10)
+        self.redis.late, self.redis.trouble = True, None
+        self.reconnect()
+        opening, session = self.redis.waiting.popleft()
+        opening.callback(session)
+        self.assertEqual(self.redis.asked, ["replay", "locate"])
+        self.redis.trouble = RedisUnavailable("no route")
+        self.redis.lose()
+        left = 30 - self.clock.seconds()
+        self.clock.advance(left - 0.1)
+        for one in reading:
+            self.assertNoResult(one)
+        self.clock.advance(0.1)
+        for one in reading:
+            self.failureResultOf(one, Unavailable)
+
     def test_waits(self) -> None:
         """A read while Redis is unavailable is answered when it is back."""
         self.redis.trouble = RedisUnavailable("no route")

@@ -24,6 +24,17 @@ class NodeCallTestCase(RedisNodesTestCase):
         self.connect(broker)
         return broker.calls
 
+    def start_subscribing(self, name: str) -> NodeCalls:
+        """Start a node whose session is open, while Redis has not confirmed its subscriptions."""
+        self.redis.late = True
+        broker = self.make(name)
+        assert broker.calls is not None
+        broker.calls.serve(lambda method, argument: name)
+        self.connect(broker)
+        opening, session = self.redis.waiting.popleft()
+        opening.callback(session)
+        return broker.calls
+
     def answer(self, calls: NodeCalls) -> Any:
         """Call the other nodes, and return what they answer."""
         return self.successResultOf(calls.call("add", {"to": 1}))
@@ -59,27 +70,66 @@ class CallTests(NodeCallTestCase):
         self.redis.late = True
         self.start("b")
         self.redis.answer()
-        self.redis.late = True
-        broker = self.make("a")
-        assert broker.calls is not None
-        broker.calls.serve(lambda method, argument: "a")
-        self.connect(broker)
-        waiting, answer = self.redis.waiting.popleft()
-        waiting.callback(answer)
-        called = broker.calls.call("add", 1)
+        called = self.start_subscribing("a").call("add", 1)
         self.assertNoResult(called)
         self.redis.answer()
         self.assertEqual(self.successResultOf(called), [["b", "add", 1]])
+
+    def test_one_deadline(self) -> None:
+        """The time in which a call waits for the subscription is not added to that for answers."""
+        self.start("b")
+        self.redis.sessions[0].on_message = lambda channel, message: None
+        called = self.start_subscribing("a").call("add", 1)
+        self.clock.advance(4)
+        self.redis.answer()
+        self.clock.advance(0.9)
+        self.assertNoResult(called)
+        self.clock.advance(0.1)
+        why = self.failureResultOf(called, Unavailable).value
+        self.assertEqual(str(why), "0 of 1 other nodes have answered in 5 seconds")
+
+    def test_not_subscribed(self) -> None:
+        """A call fails in the same time if there is no subscription, and is not sent after it."""
+        called = self.start_subscribing("a").call("add", 1)
+        self.clock.advance(4.9)
+        self.assertNoResult(called)
+        self.clock.advance(0.1)
+        why = self.failureResultOf(called, Unavailable).value
+        self.assertEqual(str(why), "Redis at it: no subscription to answers in 5 seconds")
+        self.redis.answer()
+        self.assertNotIn("PUBLISH", self.redis.asked)
 
     def test_cancelled(self) -> None:
         """A call that was cancelled ends without an error when the answers come."""
         calls = self.start("a")
         self.start("b")
         self.redis.late = True
+        timers = len(self.clock.getDelayedCalls())
         called = calls.call("add", 1)
         called.addErrback(lambda _: None)
         called.cancel()
+        self.assertEqual(len(self.clock.getDelayedCalls()), timers)
         self.redis.answer()
+
+    def test_cancelled_waiting(self) -> None:
+        """A call that is cancelled as another one is refused is not sent after it."""
+        calls = self.start_subscribing("a")
+        first, second = (calls.call("add", number) for number in range(2))
+        second.addErrback(lambda _: None)
+        first.addErrback(lambda _: second.cancel())
+        self.redis.refusal = "NOPERM"
+        self.redis.answer()
+        self.assertEqual(self.redis.asked.count("PUBLISH"), 1)
+
+    def test_cancelled_by_another(self) -> None:
+        """A call that is cancelled as another one fails does not keep the rest from failing."""
+        calls = self.start("a")
+        self.redis.late = True
+        first, second, third = (calls.call("add", number) for number in range(3))
+        second.addErrback(lambda _: None)
+        first.addErrback(lambda _: second.cancel())
+        self.redis.lose()
+        self.failureResultOf(third, Unavailable)
 
 
 class FaultTests(NodeCallTestCase):
@@ -103,20 +153,14 @@ class FaultTests(NodeCallTestCase):
 
     def test_lost_before(self) -> None:
         """A call that waits fails if the session is lost; late answers of that are ignored."""
-        self.redis.late = True
-        broker = self.make("a")
-        assert broker.calls is not None
-        broker.calls.serve(lambda method, argument: "a")
-        self.connect(broker)
-        waiting, answer = self.redis.waiting.popleft()
-        waiting.callback(answer)
-        called = broker.calls.call("add", 1)
+        calls = self.start_subscribing("a")
+        called = calls.call("add", 1)
         held, self.redis.waiting = self.redis.waiting, type(self.redis.waiting)()
         self.redis.lose()
         self.assertIn("lost", str(self.failureResultOf(called, Unavailable).value))
         for waiting, answer in held:
             waiting.callback(answer)
-        self.assertIn("lost", self.why(broker.calls))
+        self.assertIn("lost", self.why(calls))
 
     def test_refused(self) -> None:
         """If Redis refuses the call, that is the error."""

@@ -9,7 +9,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from pushd.errors import Unavailable
-from pushd.topics.redis.waiters import Waiters, make_timeouts
+from pushd.topics.redis.waiters import MAX_WAIT, Waiters, make_timeouts
 
 
 class WaitersTests(SynchronousTestCase):
@@ -23,7 +23,7 @@ class WaitersTests(SynchronousTestCase):
 
     def wait(self) -> Deferred[None]:
         """Start a coroutine that waits."""
-        return Deferred.fromCoroutine(self.waiters.wait())
+        return Deferred.fromCoroutine(self.waiters.wait(self.clock.seconds() + MAX_WAIT))
 
     def assert_nothing_left(self) -> None:
         """Check that no coroutine and no timer is left."""
@@ -66,6 +66,22 @@ class WaitersTests(SynchronousTestCase):
         self.clock.advance(10)
         error = self.failureResultOf(second, Unavailable).value
         self.assertEqual(str(error), "Redis took more than 30 seconds")
+        self.assert_nothing_left()
+
+    def test_again(self) -> None:
+        """One that waits again has only what is left of its time."""
+        Deferred.fromCoroutine(self.waiters.wait(30))
+        self.clock.advance(20)
+        later = self.wait()
+        self.waiters.wake()
+        self.successResultOf(later)
+        again, other = Deferred.fromCoroutine(self.waiters.wait(30)), self.wait()
+        self.clock.advance(9)
+        self.assertNoResult(again)
+        self.clock.advance(1)
+        self.failureResultOf(again, Unavailable)
+        self.assertNoResult(other)
+        self.waiters.wake()
         self.assert_nothing_left()
 
     def test_fail(self) -> None:

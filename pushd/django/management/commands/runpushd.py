@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from argparse import ArgumentParser
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module
 from typing import Any
@@ -34,6 +35,20 @@ class Command(BaseCommand):
     help = "Serves this site with pushd, WebSockets included, and reloads its code."
     # serve() runs the checks, where the reloader reports their errors.
     requires_system_checks: tuple[str, ...] = ()
+
+    # What stands behind -- on the command line.
+    _pushd_options: Sequence[str] = ()
+
+    def run_from_argv(self, argv: list[str]) -> None:
+        """Run a command line, with the options of twistd pushd behind its ``--``.
+
+        argparse takes positional arguments once only: those that stand behind an option are not
+        recognized if the address stands before it.
+        """
+        if "--" in argv:
+            end = argv.index("--")
+            argv, self._pushd_options = argv[:end], argv[end + 1 :]
+        super().run_from_argv(argv)
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Take the application, the address to listen on, and options of pushd."""
@@ -63,7 +78,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Serve until Ctrl-C."""
-        given = list(args)
+        given = [*args, *self._pushd_options]
         addrport = given.pop(0) if given and not given[0].startswith("-") else "8000"
         given = ["--listen", _endpoint(addrport), *given]
         if options["loop"] is not None:

@@ -128,6 +128,37 @@ class RunPushdTests(SynchronousTestCase):
         self.assertEqual(self.addresses(), [("::1", 9000), ("127.0.0.1", 8081)])
         self.assertEqual(self.reactor.runs, [True])
 
+    def test_command_line(self) -> None:
+        """Options of pushd stand behind --, wherever the address and other options stand."""
+        for given, port, runs in (
+            ("8000 --noreload -- --control none", 8000, True),
+            ("--noreload 8000 -- --control none", 8000, True),
+            ("8000 -- --control none", 8000, False),
+            ("--noreload -- --control none", 8000, True),
+            ("9000 --noreload --wsgi --", 9000, True),
+            ("-- 9000 --control none", 9000, False),
+        ):
+            self.reactor.tcpServers.clear()
+            self.reactor.runs.clear()
+            with override_settings(WSGI_APPLICATION=APPLICATION):
+                command = Command(self.reactor)
+                command.run_from_argv(["manage.py", "runpushd", *given.split(" ")])
+            control = [] if "none" in given else [("127.0.0.1", 8081)]
+            self.assertEqual(self.addresses(), [("127.0.0.1", port), *control], given)
+            self.assertEqual(self.reactor.runs, [runs], given)
+        for stop in self.reactor.triggers["before"]["shutdown"]:
+            self.addCleanup(stop[0])
+
+    def test_misplaced(self) -> None:
+        """Without --, an option of pushd is a mistake, and the usage says where it belongs."""
+        said = StringIO()
+        self.patch(sys, "stderr", said)
+        command = Command(self.reactor)
+        line = ["manage.py", "runpushd", "8000", "--control", "none"]
+        self.assertRaises(SystemExit, command.run_from_argv, line)
+        self.assertIn("[ADDRESS:]PORT [-- OPTION ...]", said.getvalue())
+        self.assertIn("unrecognized arguments: --control none", said.getvalue())
+
     def test_static_files(self) -> None:
         """With DEBUG it serves static files, as runserver does."""
         self.run_command("0.0.0.0:80", DEBUG=True)
