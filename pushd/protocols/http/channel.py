@@ -572,7 +572,7 @@ class Channel(StrictChannel):
         if begun is True:
             return True
         request: Any = self.requestFactory(self, headers=headers)
-        request.begun = begun or None
+        request.answered_by = begun or None
         if body:
             request.content = BytesIO(body)
         # Most heads do not have the word at all; checkPersistence decides if it is an option there.

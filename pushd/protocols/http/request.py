@@ -74,7 +74,7 @@ class ChannelRequest(Request):
     #: not refused.
     why_refused = ""
     #: What answers it, if that has begun before it was routed; see ``AtOnce``.
-    begun: IResource | None = None
+    answered_by: IResource | None = None
     #: What answers it, if that is a stream.
     stream: Stream | None = None
     #: The body, if the request is answered while it arrives.
@@ -215,7 +215,7 @@ class ChannelRequest(Request):
             self._answer_star()
             return
         try:
-            self.render(self.begun or site.getResourceFor(self))
+            self.render(self.answered_by or site.getResourceFor(self))
         except BaseException:
             self.processingFailed(Failure())
 
