@@ -112,8 +112,15 @@ class ResponseStream(ABC):
         else:
             self._resume()
 
-    def stopProducing(self) -> None:  # noqa: B027 - a producer must have it
-        """Do nothing: ``forget`` follows."""
+    def stopProducing(self) -> None:
+        """Note what the client has not taken: the connection is lost, and its socket still open.
+
+        The kernel may have given up with all that it had in its own buffer. ``forget`` follows.
+        """
+        code, by, reason, _ = self.ending
+        if self._open:
+            waiting = untaken(self._transport) + sum(map(len, self._held))
+            self.ending = Ending(code, by, reason, waiting)
 
     def close_with(self, closing: Closing) -> Deferred[None]:
         """End the response in order; the client reconnects by itself."""

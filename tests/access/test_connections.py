@@ -329,6 +329,25 @@ class LogTests(SynchronousTestCase):
         self.assertRegex(closed, how)
         self.assertGreater(events[-1]["bytes_untaken"], 100_000)
 
+    def test_lost(self) -> None:
+        """The line of a client that is lost says what it had not taken."""
+
+        def lose(peer: Peer) -> None:
+            sites: list[Any] = self.daemon._sites
+            [channel] = (one for one in sites[0].connections._open if one.requests)
+            stream = channel.requests[0].stream
+            peer.stall()
+            self.publish("x" * 100_000)
+            # Twisted does that before it closes the socket.
+            channel.stopProducing()
+            peer.vanish()
+            stream.stopProducing()
+            self.assertGreater(stream.ending.untaken, 100_000)
+
+        (_, closed), _ = self.lines(lose)
+        how = r"closed 1006 after 2\.000 s by peer: the client disconnected, 1\d{5} bytes were not"
+        self.assertRegex(closed, how)
+
     def test_stalled_at_the_end(self) -> None:
         """If pushd has ended it before, the line has that code, and what stands before the end."""
         self.daemon = Daemon(limits=Limits(max_buffered=100_000))
