@@ -117,9 +117,10 @@ class ResponseStream(ABC):
 
         The kernel may have given up with all that it had in its own buffer. ``forget`` follows.
         """
+        code, by, reason, _ = self.ending
         if self._open:
-            held = sum(map(len, self._held))
-            self.ending = self.ending._replace(untaken=untaken(self._transport) + held)
+            waiting = untaken(self._transport) + sum(map(len, self._held))
+            self.ending = Ending(code, by, reason, waiting)
 
     def close_with(self, closing: Closing) -> Deferred[None]:
         """End the response in order; the client reconnects by itself."""
