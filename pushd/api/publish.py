@@ -212,8 +212,8 @@ def publish_at_once(
 class PublicationResource(Resource):
     """Publishes, and answers the request for that when the broker has answered.
 
-    It is what ``ControlTopicResource`` does without a coroutine: over Redis it takes a third of the
-    CPU of the node that publishes.
+    It is what ``ControlTopicResource`` does, without a coroutine: a publication over Redis takes
+    0.8 times the CPU of the node that publishes.
     """
 
     isLeaf = True
