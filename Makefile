@@ -482,16 +482,17 @@ redis:
 		}
 	fi < /dev/null
 
-# On Debian, the chromium package. On Ubuntu that is a snap, so Playwright downloads a Chromium,
-# which the tests use if there is no command "chromium".
+# On Debian, a package of Chromium without a window, which the tests prefer to the whole. On Ubuntu
+# there is none, and the whole is a snap, so Playwright downloads a Chromium, which the tests use if
+# there is no such command.
 .PHONY: chromium
 chromium: .venv/.dev
 	@$(APT_INSTALL)
-	if ! command -v chromium > /dev/null && [ ! -e .venv/.chromium ]; then
+	if ! command -v chromium-headless-shell > /dev/null && [ ! -e .venv/.chromium ]; then
 		echo 'Installing Chromium ...'
-		apt_install chromium ||
+		apt_install chromium-headless-shell || command -v chromium || apt_install chromium ||
 		{ $(BIN)/playwright install --with-deps chromium && touch .venv/.chromium; } || {
-			echo 'The browser tests need Chromium: apt-get install chromium' >&2
+			echo 'The browser tests need Chromium: apt-get install chromium-headless-shell' >&2
 			exit 1
 		}
 	fi < /dev/null
