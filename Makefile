@@ -110,8 +110,8 @@ live: systemd-analyze nginx haproxy caddy redis zsh fish $(SDK_PYTHON)  ## Tests
 	# More workers than cores, as these tests mostly wait. One file runs in one worker: those that
 	# take longest come first.
 	$(BIN)/pytest -q -n 6 --dist loadfile --no-loadscope-reorder --ignore tests/live/test_soak.py \
-		$(addprefix tests/live/test_,attacks.py proxies.py tls.py restarts.py \
-		redis_presence.py redis_broker.py slow_links.py tutorials.py packaging.py topics.py) \
+		$(addprefix tests/live/test_,redis_presence.py attacks_unread.py tutorials.py redis_broker.py \
+		tls.py attacks.py proxies.py restarts.py slow_links.py packaging.py topics.py) \
 		tests/sdk/suites/test_python.py tests/live $(addprefix tests/sdk/test_,python.py cent.py)
 
 .PHONY: slow-paths
