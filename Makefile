@@ -118,12 +118,12 @@ live: systemd-analyze nginx haproxy caddy redis zsh fish $(SDK_PYTHON)  ## Tests
 slow-paths: .venv/.dev  ## A part of the tests again, with --fast-paths off
 	PUSHD_FAST_PATHS=off $(BIN)/pytest -q -n 2 tests/protocols
 	PUSHD_FAST_PATHS=off $(BIN)/pytest -q -n 4 \
-		tests/live/test_demo.py tests/live/test_topics.py
+		tests/live/test_topics.py tests/live/test_demo.py
 
 .PHONY: asyncio
 asyncio: .venv/.dev  ## A part of the live tests again, with --loop asyncio
 	PUSHD_LOOP=asyncio $(BIN)/pytest -q -n 4 \
-		tests/live/test_demo.py tests/live/test_topics.py
+		tests/live/test_topics.py tests/live/test_demo.py
 
 .PHONY: systemd
 systemd: systemd-analyze redis  ## Tests under a systemd, in namespaces (1 min); needs root
