@@ -37,6 +37,10 @@ apt_install() {
 }
 endef
 
+# Where it is set, each program that the tests start, and each of their workers, would compile all of
+# pushd and of the tests again.
+unexport PYTHONDONTWRITEBYTECODE
+
 # The tests that Centrifugo's SDKs have of their own, at versions that are known to pass. Those for
 # JavaScript are in no package: they come from the repository of the SDK.
 SDK_PYTHON_VERSION := 0.7.0
