@@ -3,7 +3,10 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
+# One after the other, except for what "make test" begins with.
+ifndef AT_ONCE
 .NOTPARALLEL:
+endif
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
@@ -71,8 +74,15 @@ run: announce .venv/.run  ## Start the daemon and print its URL; ARGS='--listen 
 	exec $(BIN)/twistd -n --pidfile= pushd $(ARGS)
 
 .PHONY: test
-test: check docs live slow-paths asyncio systemd browser  ## Run all checks and tests, as CI does
+test: at-once unit trial live slow-paths asyncio systemd browser  ## Run all checks and tests, as CI does
 	@echo 'make test: all checks and tests passed'
+
+# Two at a time: what keeps one core busy at most, and where nothing is measured. The installations
+# are for later parts.
+.PHONY: at-once
+at-once: .venv/.dev
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target AT_ONCE=1 lint types docs \
+		.venv/npm/.ready django .venv/axe/.ready .venv/sdk/.ready $(SDK_PYTHON)
 
 ##@ Parts of "make test"
 
