@@ -60,6 +60,12 @@ FUZZ ?=
 SOAK ?=
 RESTARTS ?= 10
 
+# The files of tests in a folder, and its folders: the named files first, others not at all. Were the
+# folder itself among the arguments of pytest, its files would be sorted by name.
+tests_of = $(2:%=$(1)/test_%.py) \
+	$(filter-out $(patsubst %,$(1)/test_%.py,$(2) $(3)),$(wildcard $(1)/test_*.py)) \
+	$(patsubst %/,%,$(sort $(dir $(wildcard $(1)/*/test_*.py))))
+
 # The versions of Python that "make test-all" looks for, and the command that prints the path of one:
 # on the PATH, of uv, or of pyenv.
 PYTHONS := 3.11 3.12 3.13 3.14
@@ -123,10 +129,10 @@ django: .venv/.django  ## The Django tests on the oldest supported Django; "unit
 live: systemd-analyze nginx haproxy caddy redis zsh fish $(SDK_PYTHON)  ## Tests with real sockets and processes, proxies and Redis
 	# More workers than cores, as these tests mostly wait. One file runs in one worker: those that
 	# take longest come first.
-	$(BIN)/pytest -q -n 6 --dist loadfile --no-loadscope-reorder --ignore tests/live/test_soak.py \
-		$(addprefix tests/live/test_,redis_presence.py attacks_unread.py tutorials.py redis_broker.py \
-		tls.py attacks.py proxies.py restarts.py slow_links.py packaging.py topics.py) \
-		tests/sdk/suites/test_python.py tests/live $(addprefix tests/sdk/test_,python.py cent.py)
+	$(BIN)/pytest -q -n 6 --dist loadfile --no-loadscope-reorder tests/sdk/suites/test_python.py \
+		$(call tests_of,tests/live,redis_presence attacks_unread tutorials redis_broker tls attacks \
+		proxies restarts slow_links packaging topics,soak) \
+		$(addprefix tests/sdk/test_,python.py cent.py)
 
 .PHONY: slow-paths
 slow-paths: .venv/.dev  ## A part of the tests again, with --fast-paths off
@@ -148,8 +154,11 @@ systemd: systemd-analyze redis  ## Tests under a systemd, in namespaces (1 min);
 
 .PHONY: browser
 browser: chromium nginx haproxy .venv/npm/.ready .venv/axe/.ready .venv/sdk/.ready  ## Tests of the web pages in Chromium
-	# By name, as some of them take long. With what the SDK for JavaScript does in Node beside that.
-	$(BIN)/pytest -v --no-header -n 3 --dist loadfile tests/browser \
+	# By name, as some of them take long; those files come first. With what the SDK for JavaScript
+	# does in Node beside that.
+	$(BIN)/pytest -v --no-header -n 3 --dist loadfile --no-loadscope-reorder \
+		$(call tests_of,tests/browser,tokens subscribe tutorials connect operator_page topics_page \
+		proxies) \
 		'tests/sdk/test_javascript.py::test_scenario[tokens-json]' \
 		'tests/sdk/test_javascript.py::test_scenario[batch-protobuf]' \
 		'tests/sdk/test_transports.py::test_scenario[batch-sse-json]' \
