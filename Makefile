@@ -3,7 +3,10 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
+# One after the other, except for what "make test" begins with.
+ifndef AT_ONCE
 .NOTPARALLEL:
+endif
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
@@ -37,6 +40,10 @@ apt_install() {
 }
 endef
 
+# Where it is set, each program that the tests start, and each of their workers, would compile all of
+# pushd and of the tests again.
+unexport PYTHONDONTWRITEBYTECODE
+
 # The tests that Centrifugo's SDKs have of their own, at versions that are known to pass. Those for
 # JavaScript are in no package: they come from the repository of the SDK.
 SDK_PYTHON_VERSION := 0.7.0
@@ -53,6 +60,12 @@ FUZZ ?=
 SOAK ?=
 RESTARTS ?= 10
 
+# The files of tests in a folder, and its folders: the named files first, others not at all. Were the
+# folder itself among the arguments of pytest, its files would be sorted by name.
+tests_of = $(2:%=$(1)/test_%.py) \
+	$(filter-out $(patsubst %,$(1)/test_%.py,$(2) $(3)),$(wildcard $(1)/test_*.py)) \
+	$(patsubst %/,%,$(sort $(dir $(wildcard $(1)/*/test_*.py))))
+
 # The versions of Python that "make test-all" looks for, and the command that prints the path of one:
 # on the PATH, of uv, or of pyenv.
 PYTHONS := 3.11 3.12 3.13 3.14
@@ -67,8 +80,15 @@ run: announce .venv/.run  ## Start the daemon and print its URL; ARGS='--listen 
 	exec $(BIN)/twistd -n --pidfile= pushd $(ARGS)
 
 .PHONY: test
-test: check docs live slow-paths asyncio systemd browser  ## Run all checks and tests, as CI does
+test: at-once unit trial live slow-paths asyncio systemd browser  ## Run all checks and tests, as CI does
 	@echo 'make test: all checks and tests passed'
+
+# Two at a time: what keeps one core busy at most, and where nothing is measured. The installations
+# are for later parts.
+.PHONY: at-once
+at-once: .venv/.dev
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target AT_ONCE=1 lint types docs \
+		.venv/npm/.ready django .venv/axe/.ready .venv/sdk/.ready $(SDK_PYTHON)
 
 ##@ Parts of "make test"
 
@@ -109,21 +129,21 @@ django: .venv/.django  ## The Django tests on the oldest supported Django; "unit
 live: systemd-analyze nginx haproxy caddy redis zsh fish $(SDK_PYTHON)  ## Tests with real sockets and processes, proxies and Redis
 	# More workers than cores, as these tests mostly wait. One file runs in one worker: those that
 	# take longest come first.
-	$(BIN)/pytest -q -n 6 --dist loadfile --no-loadscope-reorder --ignore tests/live/test_soak.py \
-		$(addprefix tests/live/test_,attacks.py proxies.py tls.py restarts.py \
-		redis_presence.py redis_broker.py slow_links.py tutorials.py packaging.py topics.py) \
-		tests/sdk/suites/test_python.py tests/live $(addprefix tests/sdk/test_,python.py cent.py)
+	$(BIN)/pytest -q -n 6 --dist loadfile --no-loadscope-reorder tests/sdk/suites/test_python.py \
+		$(call tests_of,tests/live,redis_presence attacks_unread tutorials redis_broker tls attacks \
+		proxies restarts slow_links packaging topics,soak) \
+		$(addprefix tests/sdk/test_,python.py cent.py)
 
 .PHONY: slow-paths
 slow-paths: .venv/.dev  ## A part of the tests again, with --fast-paths off
 	PUSHD_FAST_PATHS=off $(BIN)/pytest -q -n 2 tests/protocols
 	PUSHD_FAST_PATHS=off $(BIN)/pytest -q -n 4 \
-		tests/live/test_demo.py tests/live/test_topics.py
+		tests/live/test_topics.py tests/live/test_demo.py
 
 .PHONY: asyncio
 asyncio: .venv/.dev  ## A part of the live tests again, with --loop asyncio
 	PUSHD_LOOP=asyncio $(BIN)/pytest -q -n 4 \
-		tests/live/test_demo.py tests/live/test_topics.py
+		tests/live/test_topics.py tests/live/test_demo.py
 
 .PHONY: systemd
 systemd: systemd-analyze redis  ## Tests under a systemd, in namespaces (1 min); needs root
@@ -134,8 +154,11 @@ systemd: systemd-analyze redis  ## Tests under a systemd, in namespaces (1 min);
 
 .PHONY: browser
 browser: chromium nginx haproxy .venv/npm/.ready .venv/axe/.ready .venv/sdk/.ready  ## Tests of the web pages in Chromium
-	# By name, as some of them take long. With what the SDK for JavaScript does in Node beside that.
-	$(BIN)/pytest -v --no-header -n 3 --dist loadfile tests/browser \
+	# By name, as some of them take long; those files come first. With what the SDK for JavaScript
+	# does in Node beside that.
+	$(BIN)/pytest -v --no-header -n 3 --dist loadfile --no-loadscope-reorder \
+		$(call tests_of,tests/browser,tokens subscribe tutorials connect operator_page topics_page \
+		proxies) \
 		'tests/sdk/test_javascript.py::test_scenario[tokens-json]' \
 		'tests/sdk/test_javascript.py::test_scenario[batch-protobuf]' \
 		'tests/sdk/test_transports.py::test_scenario[batch-sse-json]' \
@@ -482,16 +505,17 @@ redis:
 		}
 	fi < /dev/null
 
-# On Debian, the chromium package. On Ubuntu that is a snap, so Playwright downloads a Chromium,
-# which the tests use if there is no command "chromium".
+# On Debian, a package of Chromium without a window, which the tests prefer to the whole. On Ubuntu
+# there is none, and the whole is a snap, so Playwright downloads a Chromium, which the tests use if
+# there is no such command.
 .PHONY: chromium
 chromium: .venv/.dev
 	@$(APT_INSTALL)
-	if ! command -v chromium > /dev/null && [ ! -e .venv/.chromium ]; then
+	if ! command -v chromium-headless-shell > /dev/null && [ ! -e .venv/.chromium ]; then
 		echo 'Installing Chromium ...'
-		apt_install chromium ||
+		apt_install chromium-headless-shell || command -v chromium || apt_install chromium ||
 		{ $(BIN)/playwright install --with-deps chromium && touch .venv/.chromium; } || {
-			echo 'The browser tests need Chromium: apt-get install chromium' >&2
+			echo 'The browser tests need Chromium: apt-get install chromium-headless-shell' >&2
 			exit 1
 		}
 	fi < /dev/null

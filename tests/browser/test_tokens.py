@@ -33,12 +33,17 @@ ROOT = Path(__file__).parent.parent.parent
 # The lifetime of a token, in seconds, unless the test is about its expiry.
 TTL = 600
 
-# The Nth call of the token function, counted from 1, never settles; records uncaught errors.
+# The Nth call of the token function, counted from 1, never settles. Records that it hangs, and
+# uncaught errors.
 HANG = """
 (number) => {
   const makeToken = window.makeToken;
   let calls = 0;
-  window.makeToken = () => (++calls === number ? new Promise(() => {}) : makeToken());
+  window.hanging = false;
+  window.makeToken = () => {
+    window.hanging = ++calls === number;
+    return window.hanging ? new Promise(() => {}) : makeToken();
+  };
   window.errors = [];
   addEventListener("error", ({ error }) => errors.push(error.message));
 }
@@ -202,9 +207,14 @@ def test_failing_token_function(page: Page, daemon: DaemonProcess, issuer: Token
 
 def test_hanging_token_function(page: Page, daemon: DaemonProcess, issuer: TokenIssuer) -> None:
     """If the token function neither returns nor fails within 10 s, it is called again later."""
+    page.clock.install()
     page.goto(daemon.url)
     page.evaluate(HANG, 1)
     subscribe(page, "/topics/news", transports=["websocket"])
+    page.wait_for_function("() => hanging")
+    page.clock.fast_forward(5000)
+    assert page.evaluate("errors") == []
+    page.clock.fast_forward(5000)
     wait_for_state(page, "open")
     assert page.evaluate("errors") == ["the token function gave no token within 10 s"]
     assert issuer.calls == 1
@@ -215,11 +225,13 @@ def test_hanging_token_function_during_poll(
 ) -> None:
     """If the token function hangs between two long polls, the subscription resumes without loss."""
     publisher = Publisher(daemon)
+    page.clock.install()
     page.goto(daemon.url)
     page.evaluate(HANG, 2)
     subscribe(page, "/topics/news", transports=["longpoll"])
-    wait_for_state(page, "open")
+    page.wait_for_function("() => hanging")
     publisher.publish("news", "meanwhile")
+    page.clock.fast_forward(10_000)
     wait_for_publications(page, ["meanwhile"])
     assert page.evaluate("states.filter(({ state }) => state === 'open').length") == 2
     assert page.evaluate("states.filter(({ recovered }) => recovered === false).length") == 0
@@ -227,9 +239,10 @@ def test_hanging_token_function_during_poll(
 
 def test_throwing_token_function(page: Page, daemon: DaemonProcess) -> None:
     """A token function that throws at once leaves no unhandled rejection of the timeout."""
+    page.clock.install()
     page.goto(daemon.url)
     page.evaluate(THROW)
-    page.wait_for_timeout(11_000)
+    page.clock.fast_forward(11_000)
     assert page.evaluate("[caught, unhandled]") == ["no token", []]
 
 

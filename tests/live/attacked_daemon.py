@@ -19,6 +19,9 @@ from tests.support.daemon_process import DaemonProcess
 HERE = Path(__file__).parent
 VIEWS = ("--views", "attack_views:views")
 
+# For attacks that --max-rate would otherwise end too early.
+UNLIMITED = ("--max-rate", "10000000")
+
 MIB = 1 << 20
 
 # CPU seconds that the daemon may use for others while a message waits (see Echo): at the median,

@@ -161,6 +161,30 @@ def by_long_poll(node: Node, topic: str, after: str) -> Iterator[Received]:
 TRANSPORTS = (by_websocket, by_raw_websocket, by_events, by_long_poll)
 
 
+def test_topics_used_once(run: Callable[..., Node]) -> None:
+    """Topics that are used once leave no memory."""
+    node = run("--history-ttl=1")
+
+    def use(name: str, rounds: int) -> float:
+        # In rounds, so that the peak number of topics does not depend on the machine.
+        for round in range(rounds):
+            for batch in range(20):
+                node.publish(
+                    [
+                        {"topic": f"{name}/{round}/{batch}/{number}", "data": "x"}
+                        for number in range(1000)
+                    ]
+                )
+            _wait_until(lambda: node.ask("GET", "/topics")["topics"] == [])
+        return node.memory
+
+    # Python keeps the memory of the peak for later objects.
+    before = use("warm", 3)
+    after = use("once", 10)
+    # If each topic left only its name and epoch, this would be 30 MiB.
+    assert after - before < 15, (before, after)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_cut_at_random(run: Callable[..., Node], seed: int) -> None:
     """A client that is cut repeatedly and resumes over any transport misses nothing."""
@@ -240,30 +264,6 @@ def test_large_batch(run: Callable[..., Node], listen: Callable[..., Iterator[Re
     publisher.join(PATIENCE)
     assert received == data
     reader.close()  # type: ignore[attr-defined]
-
-
-def test_topics_used_once(run: Callable[..., Node]) -> None:
-    """Topics that are used once leave no memory."""
-    node = run("--history-ttl=1")
-
-    def use(name: str, rounds: int) -> float:
-        # In rounds, so that the peak number of topics does not depend on the machine.
-        for round in range(rounds):
-            for batch in range(20):
-                node.publish(
-                    [
-                        {"topic": f"{name}/{round}/{batch}/{number}", "data": "x"}
-                        for number in range(1000)
-                    ]
-                )
-            _wait_until(lambda: node.ask("GET", "/topics")["topics"] == [])
-        return node.memory
-
-    # Python keeps the memory of the peak for later objects.
-    before = use("warm", 3)
-    after = use("once", 10)
-    # If each topic left only its name and epoch, this would be 30 MiB.
-    assert after - before < 15, (before, after)
 
 
 def _publish_all(node: Node, haste: float) -> None:

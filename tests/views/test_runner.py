@@ -1542,7 +1542,6 @@ class NothingLeftTests(SynchronousTestCase):
         """Look at new objects only."""
         gc.collect()
         gc.freeze()
-        self.addCleanup(gc.unfreeze)
 
     def check(self, view: View, command: str, end: Callable[[Browser], object]) -> None:
         """Have a conversation and end it; all of its objects must be gone."""

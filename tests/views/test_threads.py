@@ -575,7 +575,6 @@ class EndTests(DaemonTestCase):
         # Look at new objects only.
         gc.collect()
         gc.freeze()
-        self.addCleanup(gc.unfreeze)
         for end in ends:
             browser = daemon.connect("/view/")
             traces = [ref(one) for one in gc.get_objects() if kind_of(one) in kinds]
