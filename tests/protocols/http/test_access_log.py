@@ -113,6 +113,17 @@ class LogTests(ChannelTestCase):
             ],
         )
 
+    def test_freed_in_between(self) -> None:
+        """Between two requests nothing is lost, and there is no line."""
+        self.send(GET)
+        sites: list[Any] = self.daemon._sites
+        [channel] = sites[0].connections._open
+        with capturedLogs() as events:
+            channel.free_memory()
+            self.daemon.settle()
+        self.assertEqual(said(events), [])
+        self.assertEqual(len(sites[0].connections._open), 0)
+
     def test_escaped(self) -> None:
         """Bytes of a request are escaped in the log."""
         data = b"GET /a\x9b%1b%0A'\"\\?q\x9b HTTP/1.1\r\nHost: a\r\n\r\n"
