@@ -57,10 +57,11 @@ def run_nodes(server: Server, scale: float) -> Mapping[str, float]:
         alone = stack.enter_context(Listener(server, server))
         through = stack.enter_context(Listener(*nodes))
         spent: dict[str, float] = defaultdict(float)
-        times = scaled(_TIMES, scale)
+        # At least as many as are published together.
+        times = max(_TOGETHER, scaled(_TIMES, scale))
         ways = (("", Listener.publish), (".many", Listener.publish_together))
         for one, (_, publish) in product((alone, through), ways):
-            publish(one, scaled(_WARM, scale))
+            publish(one, max(_TOGETHER, scaled(_WARM, scale)))
         for _, (way, publish) in product(range(_TURNS), ways):
             before = server.cpu()
             publish(alone, times)
@@ -121,7 +122,7 @@ class Listener:
                 raise Trouble(f"publication {self._published} was delivered as {frame!r}")
 
     def publish_together(self, times: int) -> None:
-        """Publish at least some times, ten at a time: each again after it was answered."""
+        """Publish some times, ten or more, ten at a time: each again after it was answered."""
         made: list[bytes] = []
 
         def make() -> bytes:
@@ -132,7 +133,7 @@ class Listener:
             return make() if len(made) < times else None
 
         self._crowd.send_each(make)
-        self._crowd.take(max(times, _TOGETHER), again)
+        self._crowd.take(times, again)
         if sorted(self._receive() for _ in made) != made:
             raise Trouble("a publication was lost, repeated or changed")
 

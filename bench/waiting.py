@@ -2,8 +2,8 @@
 
 On the loopback interface the sender wakes a receiver that sleeps, within its system call. On a
 virtual machine this can take longer than all else that a small message costs, it depends on how
-long the receiver has slept, and a server whose clients are elsewhere never pays it. So no load
-generator sleeps while the CPU time of a server is measured.
+long the receiver has slept, and a server whose clients are elsewhere never pays it. So clients
+poll while the CPU time of a server is measured, unless it needs their core.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-A publication through Redis takes 0.6 times the CPU of the node that publishes, and short responses of views leave in one write.
+With Redis, a publication takes 0.6 times the CPU that it took of the node that publishes, measured with ten publishers. Short responses of views leave in one write.

@@ -17,10 +17,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from io import BytesIO
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.interfaces import IAddress
-from twisted.web.resource import IResource
+from twisted.web.resource import IResource, Resource
 
 from pushd.protocols.cork import Cork
 from pushd.protocols.http.headers import RequestHeaders, WholeRequest
@@ -36,6 +36,9 @@ _HEAD = b"".join(
         *(b"%b: %b\r\n" % (name.title(), value) for name, value in SHARED_HEADERS.items()),
     ]
 )
+
+#: Returned in place of what will answer a request, if it has been answered.
+ANSWERED: IResource = cast(Any, Resource())
 
 # Headers that change what an answer means for its connection.
 _UNUSUAL = frozenset({b"Upgrade"})
@@ -82,7 +85,8 @@ class AtOnce:
     """Answers what a site can answer at once, with JSON and status 200.
 
     :param answer: returns the text of the answer; a resource that will answer, if that has begun;
-        None to leave a request to the long way.
+        None to leave a request to the long way. What has begun must not be refused on the long way:
+        there, only clients behind trusted proxies can be, and a site with ``AtOnce`` has none.
     :param cork: holds answers back, to hand those of many connections to the kernel together.
     :param wall: the time of day, in seconds since 1970.
     """

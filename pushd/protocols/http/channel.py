@@ -24,7 +24,7 @@ from pushd.access.closing import MEMORY_EXCEEDED, TRY_AGAIN_LATER, Closing
 from pushd.access.limits import Limits
 from pushd.access.memory import Memory, Usage
 from pushd.protocols.cork import Writable
-from pushd.protocols.http.at_once import RequestAtOnce, keeps_open
+from pushd.protocols.http.at_once import ANSWERED, RequestAtOnce, keeps_open
 from pushd.protocols.http.body import BodyStream
 from pushd.protocols.http.headers import WholeRequest, path_in, read_whole
 from pushd.protocols.http.request import ChannelRequest, peer_name
@@ -568,11 +568,11 @@ class Channel(StrictChannel):
         method, target, headers, body = whole
         if body and len(body) > self.site.policy.body_limit(path_in(target)):
             return False
-        begun = False if self.site.at_once is None else self._answer_at_once(whole)
-        if begun is True:
+        begun = None if self.site.at_once is None else self._answer_at_once(whole)
+        if begun is ANSWERED:
             return True
         request: Any = self.requestFactory(self, headers=headers)
-        request.answered_by = begun or None
+        request.answered_by = begun
         if body:
             request.content = BytesIO(body)
         # Most heads do not have the word at all; checkPersistence decides if it is an option there.
@@ -590,28 +590,28 @@ class Channel(StrictChannel):
         self.whole = b""
         return True
 
-    def _answer_at_once(self, whole: WholeRequest) -> bool | IResource:
-        """Answer without a request of twisted.web, if that is possible; return whether it was.
+    def _answer_at_once(self, whole: WholeRequest) -> IResource | None:
+        """Answer without a request of twisted.web, if that is possible, and return ``ANSWERED``.
 
-        Only a success is answered here. What is refused has not begun, and is left to the long way.
-        If the answer takes more than this call, what will answer is returned.
+        Only a success is answered here. What is refused has not begun, and is left to the long way:
+        None is returned. If the answer takes more than this call, what will answer is returned.
         """
         connections, site, at_once = self.connections, self.site, self.site.at_once
         if connections.draining or self.read_ended or self._writing_paused:
-            return False
+            return None
         if not keeps_open(whole.headers):
-            return False
+            return None
         request = RequestAtOnce(whole, self, connections.clock.seconds())
         if site.policy.guard(request) is not None:
-            return False
+            return None
         try:
-            answer = at_once.answer(request)
+            answer: str | IResource | None = at_once.answer(request)
         except Exception:  # It may have done something, so it must not be done again.
             site.log_failure(request.peer)
             self.refuse(500, "something went wrong here; it has been logged")
-            return True
+            return ANSWERED
         if not isinstance(answer, str):
-            return answer or False
+            return answer
         body = answer.encode()
         request.sentLength = len(body)
         if self._writer is None:
@@ -620,7 +620,7 @@ class Channel(StrictChannel):
         site.log(request)
         connections.reading.stop(self)
         connections.idle.start(self)
-        return True
+        return ANSWERED
 
 
 class HttpConnections:

@@ -11,7 +11,7 @@ from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from pushd.errors import Unavailable
+from pushd.errors import BadRequest, Unavailable
 from pushd.protocols.cork import Cork
 from pushd.protocols.fast_paths import FAST_PATHS
 from pushd.protocols.http.at_once import AtOnce, keeps_open
@@ -306,6 +306,22 @@ class LaterTests(SynchronousTestCase):
         answer = self.answer()
         self.assertEqual((answer.status, answer.headers["Retry-After"]), (503, "5"))
         self.assertEqual(json.loads(answer.body), {"error": "no Redis", "where": "broker"})
+
+    def test_refused(self) -> None:
+        """What the broker refuses is answered with its reason, also if it raises that at once."""
+        error = BadRequest("no room", "topic", 409)
+
+        def refuse(*_: object) -> Deferred[Id]:
+            raise error
+
+        self.send(post(b"x"))
+        self.asked.pop().errback(error)
+        first = self.answer()
+        self.patch(self.broker, "publish", refuse)
+        self.send(post(b"x"))
+        for answer in (first, self.answer()):
+            self.assertEqual(answer.status, 409)
+            self.assertEqual(json.loads(answer.body), {"error": "no room", "where": "topic"})
 
     def test_failure(self) -> None:
         """Any other failure is 500, and logged."""
