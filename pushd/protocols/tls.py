@@ -32,8 +32,10 @@ from twisted.internet.tcp import Connection as TcpConnection
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-# The most bytes in a record of TLS (RFC 8446 §5.1), and those that are dropped before a close.
-_RECORD = 1 << 14
+#: The most bytes in a record of TLS (RFC 8446 §5.1).
+RECORD = 1 << 14
+
+# Bytes that are dropped before a close.
 _DROPPED = 1 << 16
 
 
@@ -81,10 +83,14 @@ class TlsSocket(Connection):
         """Encrypt and send with pyOpenSSL: ``send``, with its errors."""
         return super().send(data)
 
+    def decrypt(self, size: int) -> bytes:
+        """Receive and decrypt with pyOpenSSL: ``recv``, with its errors."""
+        return super().recv(size)
+
     def recv(self, size: int, flags: int | None = None) -> bytes:
         """Return what a record holds, or no bytes if the peer has closed its side."""
         try:
-            return super().recv(min(size, _RECORD))
+            return self.decrypt(min(size, RECORD))
         except WantReadError:
             raise BlockingIOError(EWOULDBLOCK, "nothing has arrived") from None
         except WantWriteError:
@@ -177,7 +183,7 @@ class TlsTransport(TcpConnection):
     def _read_and_drop(self) -> Any:
         """Read what the client sends after our end, up to its own."""
         try:
-            data = self.socket.recv(_RECORD)
+            data = self.socket.recv(RECORD)
         except BlockingIOError:
             return None
         except OSError:

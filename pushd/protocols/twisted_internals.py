@@ -11,8 +11,9 @@ There are two reasons for them.
   the socket writable, which takes three. Needs to know that the transport's buffer is empty.
 * *direct TLS* (``encrypt_directly``): OpenSSL reads from and writes to a connection's socket
   (``pushd.protocols.tls``), which halves the cost of a delivery over TLS.
-* *direct encryption* (``DirectTlsSocket``): a write is one call of OpenSSL's. What pyOpenSSL does
-  around it takes longer than to encrypt a short message.
+* *direct encryption* (``DirectTlsSocket``): a write or a read is one call of OpenSSL's. What
+  pyOpenSSL does around a write takes longer than to encrypt a short message; and for each read it
+  allocates 16 KiB.
 * *whole heads* (``HTTPChannelAdapter.handle``): a head that was parsed in one piece skips
   twisted.web's parser, which saves 60 µs a handshake.
 * *direct starts* (``HTTPChannelAdapter.connectionMade``): a connection begins without setting an
@@ -52,7 +53,7 @@ from twisted.web.http import HTTPChannel, Request
 
 from pushd.protocols.certificate import LiveCertificate
 from pushd.protocols.fast_paths import FAST_PATHS, missing
-from pushd.protocols.tls import TlsSocket, encrypted
+from pushd.protocols.tls import RECORD, TlsSocket, encrypted
 
 _log = Logger(namespace="pushd.protocols")
 
@@ -443,7 +444,10 @@ def encrypt_directly(port: Any, certificate: LiveCertificate) -> None:
 
 
 class DirectTlsSocket(TlsSocket):
-    """A ``TlsSocket`` that writes with OpenSSL's ``SSL_write`` itself."""
+    """A ``TlsSocket`` that calls OpenSSL's ``SSL_write`` and ``SSL_read`` itself.
+
+    All read into the same buffer: for the reactor's thread only.
+    """
 
     _ssl: Any
 
@@ -451,22 +455,38 @@ class DirectTlsSocket(TlsSocket):
         """Encrypt and send; see ``TlsSocket.encrypt``."""
         if type(data) is not bytes:
             return super().encrypt(data)
-        written: int = _ssl_write(self._ssl, data, len(data))
+        written: int = _openssl.SSL_write(self._ssl, data, len(data))
         if written <= 0:
             self._raise_ssl_error(self._ssl, written)
         return written
 
+    def decrypt(self, size: int) -> bytes:
+        """Receive and decrypt; see ``TlsSocket.decrypt``."""
+        buffer, view = _record_buffer()
+        read: int = _openssl.SSL_read(self._ssl, buffer, size)
+        if read <= 0:
+            self._raise_ssl_error(self._ssl, read)
+        data: bytes = view[:read]
+        return data
 
-# cffi has no types.
-_ssl_write: Any = getattr(getattr(SSL, "_lib", None), "SSL_write", None)
+
+# What cffi makes of OpenSSL, and cffi; neither has types.
+_openssl: Any = getattr(SSL, "_lib", None)
+_ffi: Any = getattr(SSL, "_ffi", None)
+
+
+@cache
+def _record_buffer() -> tuple[Any, Any]:
+    """Return a buffer for a record of TLS, and what makes bytes of it."""
+    buffer = _ffi.new("char[]", RECORD)
+    return buffer, _ffi.buffer(buffer)
 
 
 def tls_socket_class() -> type[TlsSocket]:
     """Return the class of sockets with TLS that this version of pyOpenSSL allows."""
     probe = SSL.Connection(Context(SSL.TLS_SERVER_METHOD))
     lacking = missing(probe, ["_ssl", "_raise_ssl_error"])
-    if _ssl_write is None:
-        lacking.append("_lib.SSL_write")
+    lacking += missing(_openssl, ["SSL_read", "SSL_write"]) + missing(_ffi, ["buffer", "new"])
     return DirectTlsSocket if FAST_PATHS.allow("direct encryption", lacking) else TlsSocket
 
 

@@ -7,7 +7,6 @@ import ssl
 from functools import cache
 from typing import Any
 
-from OpenSSL.SSL import Connection as TlsConnection
 from OpenSSL.SSL import WantWriteError
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IHalfCloseableProtocol, ISSLTransport
@@ -276,14 +275,14 @@ class TlsTests(SynchronousTestCase):
         """If TLS must write before it can read, it reads on once the socket is writable."""
         pair = self.open()
         full = [WantWriteError()]
-        recv = TlsConnection.recv
+        decrypt = self.tls_socket.decrypt
 
         def receive(connection: Any, size: int) -> bytes:
             if full:
                 raise full.pop()
-            return recv(connection, size)
+            return decrypt(connection, size)
 
-        self.patch(TlsConnection, "recv", receive)
+        self.patch(self.tls_socket, "decrypt", receive)
         pair.client.write(b"question")
         pair.push()
         self.assertIsNone(pair.transport.doRead())
@@ -318,7 +317,7 @@ class TlsTests(SynchronousTestCase):
 
 
 class DirectTests(TlsTests):
-    """The same, with OpenSSL's own ``SSL_write``."""
+    """The same, with OpenSSL's own ``SSL_write`` and ``SSL_read``."""
 
     tls_socket = DirectTlsSocket
 
@@ -339,3 +338,12 @@ class DirectTests(TlsTests):
             self.assertIsNone(pair.transport.doRead())
             pair.transport.socket.send(b"more")
         self.assertEqual(pair.receive(), b"moremore")
+
+    def test_buffer(self) -> None:
+        """What was read stays as it was while others read into the same buffer."""
+        first, second = self.open(first_server := Server()), self.open(second_server := Server())
+        first.send(b"one")
+        second.send(b"other")
+        first.send(b"two")
+        self.assertEqual(first_server.received, [b"one", b"two"])
+        self.assertEqual(second_server.received, [b"other"])

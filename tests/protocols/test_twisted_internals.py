@@ -644,12 +644,12 @@ class DirectTlsTests(SynchronousTestCase):
     def test_encryption(self) -> None:
         """Sockets encrypt by one call of OpenSSL's, unless pyOpenSSL lacks what that takes."""
         self.assertIs(tls_socket_class(), DirectTlsSocket)
-        self.patch(twisted_internals, "_ssl_write", None)
+        self.patch(twisted_internals, "_openssl", None)
         with capturedLogs() as events:
             self.assertIs(tls_socket_class(), TlsSocket)
         [event] = events
         self.assertEqual(event["path"], "direct encryption")
-        self.assertEqual(event["lacking"], "_lib.SSL_write")
+        self.assertEqual(event["lacking"], "NoneType.SSL_read, NoneType.SSL_write")
 
     def test_others(self) -> None:
         """Ports without TLS, and those behind the PROXY protocol, stay as they are."""
