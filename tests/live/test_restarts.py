@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -46,6 +47,10 @@ PATIENCE = 60.0
 ALL = 270.0
 
 TRANSPORTS = ("websocket", "sse", "longpoll")
+
+# What the reason of a loss has if a request was refused: a status of three digits, as the port may
+# have any five.
+REFUSED = re.compile(r"\b50\d\b|refused")
 
 # The clients over which the subscribers of a transport are spread.
 CLIENTS = 4
@@ -103,7 +108,7 @@ class Listener:
 
     def is_lost(self, reason: str) -> None:
         """Note that its connection is lost."""
-        if "50" in reason or "refused" in reason:
+        if REFUSED.search(reason):
             self.watch.faults.append(f"{self.transport}: {reason}")
         self.watch.lost[self.transport] += 1
         if self._lost_at is None:
