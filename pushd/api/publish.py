@@ -207,7 +207,7 @@ def publish_at_once(
     id = state.broker.publish_at_once(draft)
     if id is None:
         return PublicationResource(state, draft)
-    return f"{published_text(id, state.hub.count(draft.topic))}\n"
+    return _answer_text(state, draft, id)
 
 
 class PublicationResource(Resource):
@@ -221,11 +221,9 @@ class PublicationResource(Resource):
 
     def __init__(self, state: DaemonState, draft: Draft) -> None:
         super().__init__()
-        self._hub = state.hub
-        self._topic = draft.topic
-        self._publishing: Deferred[Id] = maybeDeferred(
-            state.broker.publish, draft.topic, draft.data, draft.key, draft.event, draft.is_json
-        )
+        self._state = state
+        self._draft = draft
+        self._publishing = maybeDeferred(_begin, state, draft)
 
     def render(self, request: Any) -> int:
         """Answer once the publication has an id; if the client leaves, it is made all the same."""
@@ -234,7 +232,7 @@ class PublicationResource(Resource):
 
     def _answer(self, id: Id, request: Any) -> None:
         if not request._disconnected:
-            body = f"{published_text(id, self._hub.count(self._topic))}\n".encode()
+            body = _answer_text(self._state, self._draft, id).encode()
             request.write_whole(request.site.at_once.write_head(len(body)), body)
             request.finish()
 
@@ -530,7 +528,14 @@ async def topic_json(state: DaemonState, topic: str) -> dict[str, Any]:
 async def _publish(state: DaemonState, draft: Draft) -> Response:
     """Publish, once there is room; return the response."""
     await state.hub.room()
-    publish = state.broker.publish
-    id = await publish(draft.topic, draft.data, draft.key, draft.event, draft.is_json)
-    text = published_text(id, state.hub.count(draft.topic))
-    return Response(200, JSON_HEADERS, f"{text}\n")
+    return Response(200, JSON_HEADERS, _answer_text(state, draft, await _begin(state, draft)))
+
+
+def _begin(state: DaemonState, draft: Draft) -> Deferred[Id]:
+    """Have the broker publish."""
+    return state.broker.publish(draft.topic, draft.data, draft.key, draft.event, draft.is_json)
+
+
+def _answer_text(state: DaemonState, draft: Draft, id: Id) -> str:
+    """Return the body of the answer to a publication that was made."""
+    return f"{published_text(id, state.hub.count(draft.topic))}\n"

@@ -78,8 +78,12 @@ class ResponseStream(ABC):
     @property
     def taken(self) -> int:
         """How many bytes the client has taken, counted from any start."""
-        held = sum(map(len, self._held))
-        return self.traffic.bytes_out - held - untaken(self._transport)
+        return self.traffic.bytes_out - self._untaken
+
+    @property
+    def _untaken(self) -> int:
+        """How many bytes the client has not taken: those held here, and those of the transport."""
+        return sum(map(len, self._held)) + untaken(self._transport)
 
     @property
     def sender(self) -> Send | None:
@@ -119,8 +123,7 @@ class ResponseStream(ABC):
         """
         code, by, reason, _ = self.ending
         if self._open:
-            waiting = untaken(self._transport) + sum(map(len, self._held))
-            self.ending = Ending(code, by, reason, waiting)
+            self.ending = Ending(code, by, reason, self._untaken)
 
     def close_with(self, closing: Closing) -> Deferred[None]:
         """End the response in order; the client reconnects by itself."""
@@ -151,12 +154,11 @@ class ResponseStream(ABC):
         """
         if not (self._open or self._finishing):
             return  # It has been broken off; the connection will be lost in a moment.
-        waiting = untaken(self._transport) + sum(map(len, self._held))
         code, by, reason, _ = self.ending
         if by is US:
-            self.ending = Ending(1006, US, f"{reason} ({code})", waiting)
+            self.ending = Ending(1006, US, f"{reason} ({code})", self._untaken)
         else:
-            self.ending = Ending(closing.code, US, closing.reason, waiting)
+            self.ending = Ending(closing.code, US, closing.reason, self._untaken)
         self.forget()
 
     def forget(self) -> None:

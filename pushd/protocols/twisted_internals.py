@@ -437,8 +437,9 @@ def encrypt_directly(port: Any, certificate: LiveCertificate) -> None:
     if FAST_PATHS.allow("direct TLS", missing(TlsSocket, ["set_options"])):
         # What Twisted's callbacks of a context ask, for ALPN and for the name of the server.
         asked: Any = SimpleNamespace(factory=factory, abortConnection=lambda: None)
-        made = port.transport, lambda: certificate.context, asked, tls_socket_class()
-        transport: Any = encrypted(*made)
+        transport: Any = encrypted(
+            port.transport, lambda: certificate.context, asked, tls_socket_class()
+        )
         port.transport = transport
         port.factory = factory.wrappedFactory
 
