@@ -143,7 +143,7 @@ def _make_runtime(reactor: Any, settings: Settings, lag: Histogram) -> Runtime:
 def _logs_to_journal(twistd: Any) -> bool:
     """Return whether twistd will write the log to the journal of systemd.
 
-    :param twistd: its own options; None if there are none.
+    :param twistd: the options of twistd itself; None if it was not twistd that read ours.
     """
     given = {} if twistd is None else twistd
     elsewhere = any(given.get(name) for name in ("syslog", "logger"))

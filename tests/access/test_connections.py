@@ -366,7 +366,7 @@ class LogTests(SynchronousTestCase):
         )
 
     def test_cut_off_twice(self) -> None:
-        """What is cut off for one reason, and then for another, has the first one in its line."""
+        """The line of a connection that is cut off twice has the first reason."""
 
         def stall(peer: Peer) -> None:
             peer.stall()

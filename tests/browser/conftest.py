@@ -11,8 +11,8 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_play
 
 from tests.support.daemon_process import DaemonProcess
 
-# The system's Chromium; if there is none, Playwright looks for its own. Like that one, the shell
-# has no window, not even a hidden one: a page takes a third of the CPU.
+# The system's Chromium; without one, Playwright looks for its own. The headless shell, which
+# Playwright prefers as well, has no window, not even a hidden one: a page takes a third of the CPU.
 CHROMIUM = shutil.which("chromium-headless-shell") or shutil.which("chromium")
 
 # The timeout of each step, in milliseconds.

@@ -35,7 +35,7 @@ _SPARE = 4096
 _SESSION = re.compile("[0-9a-f]{1,64}")
 
 # Seconds in which another node should say whether it knows a session. A request is held for as
-# long, and a client without a session is slowed after that: so nobody keeps nodes busy for nothing.
+# long, and a client without a session is slowed after that: so the work that it causes is bounded.
 _ANSWER_TIMEOUT = 5.0
 
 

@@ -1,1 +1,1 @@
-"""What operators ask the control port: lists, history, rules, metrics, health, and the page."""
+"""What the control port tells operators: lists, history, rules, metrics, health, and the page."""

@@ -243,7 +243,7 @@ class NodeTests(StreamTestCase):
             relay.loses = False
 
     def test_late(self) -> None:
-        """What comes too late, and what nobody has asked for, is ignored."""
+        """Answers that are late, or that were not asked for, are ignored."""
         client = self.lines()
         passing = self.relays[1].answer = Deferred()
         connection = self.begin(client.encode({}))
